@@ -1,0 +1,54 @@
+# Each target does its own set-up: a virtual environment in .venv with locked dependencies. No root.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := activities cli domain podctl podlet remote simulator workflows worker.py tests tools
+# Needs sshd and Chromium, kills things on purpose, or measures: not part of `make test`.
+SYSTEM_TESTS := tests/system tests/chaos
+LOCK := uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --universal \
+	--python-version 3.11 --custom-compile-command "make lock" pyproject.toml tools/build-requirements.txt
+
+.PHONY: help demo test test-system check bench lock clean
+
+help:
+	@echo "make demo         a task from wish to completed on a simulated GPU pod, with the worker killed on the way"
+	@echo "make test         every test that needs nothing but Python"
+	@echo "make test-system  the tests against a real OpenSSH sshd, Chromium, and kill -9"
+	@echo "make check        lint, format, types"
+	@echo "make bench        measurements side by side; writes build/bench.json"
+	@echo "make lock         resolve the locked dependencies anew (needs uv)"
+	@echo "make clean        remove what these made, .venv included"
+
+demo:
+	@$(PYTHON) tools/bootstrap.py run
+	$(BIN)/podctl demo
+
+test:
+	@$(PYTHON) tools/bootstrap.py development
+	$(BIN)/python -m pytest tests $(SYSTEM_TESTS:%=--ignore=%) --ignore=tests/bench
+	@echo "left to make test-system: $(SYSTEM_TESTS) (OpenSSH sshd, Chromium, kill -9 at every step)"
+
+test-system:
+	@$(PYTHON) tools/bootstrap.py development
+	@$(BIN)/python tools/system_programs.py
+	$(BIN)/python -m pytest $(SYSTEM_TESTS)
+
+check:
+	@$(PYTHON) tools/bootstrap.py development
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy --strict $(SOURCES)
+	@# These two run on Pythons that we don't choose.
+	$(PYTHON) -m py_compile podlet/podlet.py tools/bootstrap.py
+
+bench:
+	@$(PYTHON) tools/bootstrap.py development
+	$(BIN)/python -m tests.bench
+
+lock:
+	$(LOCK) --output-file requirements.lock
+	$(LOCK) --extra development --constraint requirements.lock --output-file requirements-development.lock
+
+clean:
+	rm -rf .venv build dist podctl.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
