@@ -1,0 +1,1 @@
+"""The helper that is uploaded to GPU pods: one file, standard library only."""

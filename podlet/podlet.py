@@ -1,0 +1,2261 @@
+"""The podlet: everything podctl does on a GPU machine, in one file of the standard library (Python ≥ 3.8, Linux).
+
+It is run as ``python3 -I -S podlet.py`` with one JSON object on the first line of stdin and writes JSON lines::
+
+    {"verb": "observe", "root": "~/.podctl", "ids": null}
+    {"podlet": 1, "type": "result", "result": {...}}
+
+Lines of type ``change``, ``beat``, ``log`` and ``progress`` may come before the one ``result`` or ``error`` that ends
+the output; the exit code is 0 for a result and 1 for an error. End of file on stdin ends what only looks (``watch``,
+``read_log`` with ``follow``, the waiting of ``run``), never what was launched.
+
+One launch on disk, ``{root}/launches/{a}/{b}/{c}/``::
+
+    record.json     what was asked for, without secrets: the launch exists
+    process.json    who it is: (boot, pid, start time); written before its exec, so what runs is always known
+    exit.json       how its first process ended, as its supervisor saw it
+    ended.json      nothing of it lives any more
+    noted.json      what a dead supervisor or engine could no longer tell: processes, shared memory
+    ready.json      the process that answered a completion
+    stop.json       a stop was asked for: what has not been exec'ed never will be
+    stopped.json    the result of a verified stop
+    supervisor.lock held (flock) for as long as a launcher or the supervisor is at work
+    output.log, api_key, work/
+
+Imports stand where they are needed: a supervisor lives as long as its launch, and a thousand of them have to fit.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import sys
+import time
+
+TYPE_CHECKING = False  # `typing` itself is not worth its memory in a supervisor
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, Callable, Dict, Iterable, List, NoReturn, Optional, Set, Tuple, Type
+
+    Json = Dict[str, Any]
+    Identity = Tuple[int, int]
+
+PROTOCOL = 1
+MAX_REQUEST_BYTES = 4 * 1024 * 1024
+LOG_CHUNK_BYTES = 64 * 1024
+TAIL_BYTES = 4096
+LAST_LINE_CHARACTERS = 300
+
+SHARED_MEMORY = "/dev/shm/"  # noqa: S108 - looked at, never written to
+SIGHUP, SIGKILL, SIGTERM = 1, 9, 15  # the module `signal` costs a supervisor 0.7 MB
+
+
+class Failure(Exception):
+    """Something that was asked for cannot be done; nothing was changed unless the message says so.
+
+    ``code`` is stable and for programs; the message says what happened, to which thing and what to do next.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The caller: one request in, lines out
+
+
+class CallerLost(Exception):
+    """Nobody reads our output any more."""
+
+
+class Caller:
+    """The other end of stdin and stdout."""
+
+    def __init__(self) -> None:
+        self.lost = False
+        self.may_be_lost = False  # a verified stop goes on without its caller
+
+    def read_request(self) -> bytes:
+        """Return the first line of stdin; what follows it is ignored."""
+        line = b""
+        while b"\n" not in line:
+            piece = os.read(0, 65536)
+            if not piece:
+                break
+            line += piece
+            if len(line) > MAX_REQUEST_BYTES:
+                raise Failure(
+                    "bad_request", f"the request is longer than {MAX_REQUEST_BYTES} bytes; send a shorter one"
+                )
+        return line.split(b"\n", 1)[0]
+
+    def send(self, kind: str, **fields: object) -> None:
+        """Write one line, or raise ``CallerLost``."""
+        import json
+
+        self._write(json.dumps({"podlet": PROTOCOL, "type": kind, **fields}).encode() + b"\n")
+
+    def greet(self) -> None:
+        """End whatever a login script may have printed without a newline."""
+        self._write(b"\n")
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        try:
+            while view and not self.lost:
+                view = view[os.write(1, view) :]
+        except OSError:
+            self.lost = True
+        if self.lost and not self.may_be_lost:
+            raise CallerLost
+
+    def has_left(self, seconds: float) -> bool:
+        """Wait up to ``seconds`` and return whether stdin has ended."""
+        ready, _, _ = select.select([0], [], [], max(0.0, seconds))
+        return bool(ready) and not os.read(0, 65536)
+
+
+class Request:
+    """The fields of a request, each taken once and checked; ``finish`` refuses what nobody asked for."""
+
+    def __init__(self, fields: Json) -> None:
+        self._fields = dict(fields)
+        self.verb = self.text("verb")
+        self.root = os.path.expanduser(self.optional_text("root") or "~/.podctl")
+
+    def finish(self) -> None:
+        """Refuse fields that the verb does not know: a misspelt one would otherwise be ignored in silence."""
+        if self._fields:
+            raise self._bad(f"unknown field {min(self._fields)!r}")
+
+    def text(self, name: str) -> str:
+        """Return a field that must be text."""
+        value = self.optional_text(name)
+        if value is None:
+            raise self._bad(f"field {name!r} is missing")
+        return value
+
+    def optional_text(self, name: str) -> Optional[str]:
+        """Return a field that may be text."""
+        value = self._take(name)
+        return None if value is None else self._text(name, value)
+
+    def flag(self, name: str) -> bool:
+        """Return a field that is true or false (absent: false)."""
+        value = self._take(name)
+        if value is None:
+            return False
+        if not isinstance(value, bool):
+            raise self._bad(f"field {name!r} must be true or false, not {value!r:.80}")
+        return value
+
+    def number(self, name: str, default: float, least: float, most: float) -> float:
+        """Return a number of seconds between ``least`` and ``most``."""
+        value = self._take(name)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+            raise self._bad(f"field {name!r} must be a number from {least:g} to {most:g}, not {value!r:.80}")
+        return float(value)
+
+    def integer(self, name: str) -> Optional[int]:
+        """Return a whole number, or None where there is none."""
+        value = self._take(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise self._bad(f"field {name!r} must be a whole number, not {value!r:.80}")
+        return value
+
+    def texts(self, name: str) -> Optional[List[str]]:
+        """Return a list of texts, or None where there is none."""
+        value = self._take(name)
+        if value is None:
+            return None
+        if not isinstance(value, list):
+            raise self._bad(f"field {name!r} must be a list of texts, not {value!r:.80}")
+        return [self._text(name, item) for item in value]
+
+    def ports(self, name: str) -> List[int]:
+        """Return a list of TCP ports."""
+        value = self._take(name)
+        if value is None:
+            return []
+        if not isinstance(value, list) or not all(type(port) is int and 0 < port < 65536 for port in value):
+            raise self._bad(f"field {name!r} must be a list of ports (1 to 65535), not {value!r:.80}")
+        return value
+
+    def mapping(self, name: str) -> Dict[str, str]:
+        """Return an object of texts whose keys are names of environment variables."""
+        value = self._take(name)
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise self._bad(f"field {name!r} must be an object of texts")
+        for key, item in value.items():
+            if not _is_variable_name(key):
+                raise self._bad(f"field {name!r} has a key that no environment variable can have: {key!r:.80}")
+            if not isinstance(item, str) or "\0" in item:
+                raise self._bad(f"field {name!r}: the value of {key} must be text")  # perhaps a secret: not shown
+        return value
+
+    def gpu_shares(self, name: str) -> Dict[str, float]:
+        """Return GPU uuid → share of its memory (above 0, at most 1)."""
+        value = self._take(name)
+        shares: Dict[str, float] = {}
+        if value is None:
+            return shares
+        if not isinstance(value, list):
+            raise self._bad(f"field {name!r} must be a list of {{uuid, share}}, not {value!r:.80}")
+        for item in value:
+            uuid = item.get("uuid") if isinstance(item, dict) and set(item) == {"uuid", "share"} else None
+            share = item["share"] if isinstance(uuid, str) else None
+            if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1 or uuid in shares:
+                raise self._bad(
+                    f"field {name!r}: each GPU once as {{uuid, share}}, share above 0 to 1, not {item!r:.80}"
+                )
+            shares[str(uuid)] = float(share)
+        return shares
+
+    def _text(self, name: str, value: object) -> str:
+        if not isinstance(value, str) or "\0" in value:
+            raise self._bad(f"field {name!r} must be text without zero bytes, not {value!r:.80}")
+        return value
+
+    def _take(self, name: str) -> Any:  # noqa: ANN401 - JSON, checked by each caller
+        return self._fields.pop(name, None)
+
+    def _bad(self, what: str) -> Failure:
+        verb = getattr(self, "verb", None)
+        return Failure("bad_request", f"{verb + ': ' if verb else ''}{what}; send it as the podlet's header describes")
+
+
+def _is_variable_name(text: str) -> bool:
+    return text.isascii() and text.replace("_", "a").isalnum() and not text[0].isdigit()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files
+
+
+def read_bytes(path: str) -> Optional[bytes]:
+    """Return a file's content, or None if it is not there (or went away, as files of /proc do)."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESRCH, errno.EACCES, errno.EPERM):
+            return None
+        raise
+    try:
+        pieces: List[bytes] = []
+        while True:
+            piece = os.read(descriptor, 65536)
+            if not piece:
+                return b"".join(pieces)
+            pieces.append(piece)
+    except OSError as error:
+        if error.errno in (errno.ESRCH, errno.EACCES, errno.EPERM):
+            return None
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def write_file(path: str, data: bytes) -> None:
+    """Replace a file atomically and durably; mode 0600."""
+    temporary = f"{path}.{os.getpid()}.new"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.rename(temporary, path)
+
+
+def write_json(path: str, value: object) -> None:
+    """Replace a record file atomically. Takes None, booleans, numbers, texts, lists and dicts.
+
+    The encoder is our own because a supervisor writes records too, and the module `json` would cost it 1 MB.
+    """
+    write_file(path, _json_text(value).encode("ascii") + b"\n")
+
+
+def _json_text(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, str):
+        return '"' + "".join(_json_character(character) for character in value) + '"'
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_json_text(key)}: {_json_text(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple, set)):
+        return "[" + ", ".join(_json_text(item) for item in value) + "]"
+    raise TypeError(type(value).__name__)
+
+
+def _json_character(character: str) -> str:
+    code = ord(character)
+    if character in '"\\':
+        return "\\" + character
+    if 32 <= code < 127:
+        return character
+    if code > 0xFFFF:
+        code -= 0x10000
+        return f"\\u{0xD800 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}"
+    return f"\\u{code:04x}"
+
+
+def read_json(path: str) -> Optional[Json]:
+    """Return a record file's object, or None if there is no such file."""
+    import json
+
+    data = read_bytes(path)
+    if data is None:
+        return None
+    try:
+        value = json.loads(data)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise Failure("broken_record", f"{path} is not a JSON object; look at it, and move it away if nothing needs it")
+    return value
+
+
+def make_private(folder: str) -> None:
+    """Make a folder that only we may enter, or refuse one that somebody else has put in its place."""
+    try:
+        os.mkdir(folder, 0o700)
+    except FileExistsError:
+        found = os.lstat(folder)
+        if found.st_uid != os.getuid() or found.st_mode != 0o040700:
+            raise Failure("folder_taken", f"{folder} exists and is not a private folder of ours; remove it") from None
+
+
+def remove_file(path: str) -> bool:
+    """Remove a file and return whether it was there."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+class Locked:
+    """A flock held for the length of a ``with`` block."""
+
+    def __init__(self, path: str) -> None:
+        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+
+    def __enter__(self) -> None:
+        fcntl.flock(self.descriptor, fcntl.LOCK_EX)
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], value: Optional[BaseException], traceback: Optional[TracebackType]
+    ) -> None:
+        os.close(self.descriptor)
+
+
+def is_locked(path: str) -> bool:
+    """Return whether somebody holds this file's lock. Askers share it, so that they never see each other."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno != errno.EWOULDBLOCK:
+            raise
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The machine
+
+
+def machine_boot() -> str:
+    """Return the identity of this machine's boot: another one means that every process of before is gone.
+
+    Kernel boot id and the start time of process 1: a container that starts anew keeps the kernel's boot id.
+    """
+    file = os.environ.get("PODLET_BOOT_FILE")
+    if file:
+        return (read_bytes(file) or b"").decode().strip()
+    kernel = (read_bytes("/proc/sys/kernel/random/boot_id") or b"").decode().strip()
+    first = read_process(1)
+    return f"{kernel}:{first.start_time if first else 0}"
+
+
+def loopback() -> str:
+    """Return the address on which this machine's servers listen and are asked."""
+    return os.environ.get("PODLET_LOOPBACK") or "127.0.0.1"
+
+
+def hook(point: str, folder: Optional[str] = None) -> None:
+    """Wait at a named point for as long as a test wants it to; outside of tests: nothing."""
+    folder = folder or os.environ.get("PODLET_HOOKS")
+    if not folder or not os.path.exists(f"{folder}/{point}"):
+        return
+    os.close(os.open(f"{folder}/{point}.reached", os.O_WRONLY | os.O_CREAT, 0o600))
+    while os.path.exists(f"{folder}/{point}"):
+        time.sleep(0.01)
+
+
+class Process:
+    """One line of /proc/PID/stat. ``start_time`` is in clock ticks since the kernel's boot."""
+
+    __slots__ = ("command", "gone", "has_terminal", "parent", "pid", "session", "start_time")
+
+    def __init__(self, pid: int, stat: bytes) -> None:
+        end = stat.rindex(b")")
+        fields = stat[end + 2 : end + 512].split()
+        self.pid = pid
+        self.command = stat[stat.index(b"(") + 1 : end].decode(errors="replace")
+        # A zombie holds nothing and counts as gone, unless only its first thread has ended and others go on.
+        self.gone = fields[0] in (b"Z", b"X") and int(fields[17]) <= 1
+        self.parent = int(fields[1])
+        self.session = int(fields[3])
+        self.has_terminal = fields[4] != b"0"
+        self.start_time = int(fields[19])
+
+    @property
+    def identity(self) -> Identity:
+        """(pid, start time): unlike a pid alone, never used twice within one boot."""
+        return self.pid, self.start_time
+
+    def arguments(self) -> bytes:
+        """Return its command line, arguments separated by zero bytes."""
+        return read_bytes(f"/proc/{self.pid}/cmdline") or b""
+
+
+def read_process(pid: int) -> Optional[Process]:
+    """Return the process of this pid, zombies included, or None."""
+    stat = read_bytes(f"/proc/{pid}/stat")
+    return Process(pid, stat) if stat else None
+
+
+def is_alive(pid: int, start_time: int) -> bool:
+    """Return whether exactly this process lives."""
+    process = read_process(pid)
+    return process is not None and process.start_time == start_time and not process.gone
+
+
+def send_signal(pid: int, start_time: int, number: int) -> None:
+    """Signal exactly this process, or nobody: never one that has its pid by now."""
+    if hasattr(os, "pidfd_open"):
+        import signal
+
+        try:
+            descriptor = os.pidfd_open(pid)
+        except OSError:
+            descriptor = -1
+        if descriptor >= 0:
+            try:
+                if is_alive(pid, start_time):
+                    signal.pidfd_send_signal(descriptor, number)
+            except ProcessLookupError:
+                return
+            finally:
+                os.close(descriptor)
+            return
+    if is_alive(pid, start_time):
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            return
+
+
+class ProcessTable:
+    """All processes at one moment, and the questions that membership asks of them."""
+
+    def __init__(self) -> None:
+        self.processes: Dict[int, Process] = {}
+        self._children: Dict[int, List[Process]] = {}
+        self._sessions: Dict[int, List[Process]] = {}
+        self._folders: Optional[Dict[str, List[Process]]] = None
+        for name in os.listdir("/proc"):
+            process = read_process(int(name)) if name.isdigit() else None
+            if process is not None:
+                self.processes[process.pid] = process
+                self._children.setdefault(process.parent, []).append(process)
+                self._sessions.setdefault(process.session, []).append(process)
+
+    def find(self, pid: Optional[int], start_time: Optional[int]) -> Optional[Process]:
+        """Return the process of this identity, unless it is gone."""
+        process = self.processes.get(pid or 0)
+        return process if process and process.start_time == start_time and not process.gone else None
+
+    def children(self, pid: int) -> List[Process]:
+        """Return the children of a process."""
+        return self._children.get(pid, [])
+
+    def session(self, pid: int, start_time: int) -> List[Process]:
+        """Return the session that this process led; empty if its number belongs to a later session by now."""
+        leader = self.processes.get(pid)
+        if leader is not None and leader.start_time != start_time:
+            return []
+        return [process for process in self._sessions.get(pid, []) if process.start_time >= start_time]
+
+    def inside(self, folder: str) -> List[Process]:
+        """Return the processes that work in a folder. A person's shell has a terminal and is not meant."""
+        if self._folders is None:
+            self._folders = {}
+            for process in self.processes.values():
+                if not process.has_terminal:
+                    self._folders.setdefault(_link(f"/proc/{process.pid}/cwd"), []).append(process)
+        return [
+            process
+            for path, processes in self._folders.items()
+            if path == folder or path.startswith(folder + "/")
+            for process in processes
+        ]
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
+def descendants(pid: int) -> List[int]:
+    """Return the pids below a process, without a look at the whole machine (which a supervisor can't afford)."""
+    found: List[int] = []
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return found
+    for thread in threads:
+        for child in (read_bytes(f"/proc/{pid}/task/{thread}/children") or b"").split():
+            found.append(int(child))
+            found.extend(descendants(int(child)))
+    return found
+
+
+def shared_memory_of(pid: int) -> Set[str]:
+    """Return the files below /dev/shm that a process has mapped or open and that still have a name."""
+    paths = set()
+    for line in (read_bytes(f"/proc/{pid}/maps") or b"").split(b"\n"):
+        start = line.find(os.fsencode(SHARED_MEMORY))
+        if start >= 0:
+            paths.add(os.fsdecode(line[start:]))
+    try:
+        descriptors = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        descriptors = []
+    for descriptor in descriptors:
+        target = _link(f"/proc/{pid}/fd/{descriptor}")
+        if target.startswith(SHARED_MEMORY):
+            paths.add(target)
+    return {path for path in paths if not path.endswith(" (deleted)")}
+
+
+def listener_inodes(ports: Iterable[int]) -> Dict[int, Set[str]]:
+    """Return port → inodes of the sockets that listen on it at our loopback address or at all addresses."""
+    ours = "".join(f"{int(part):02X}" for part in reversed(loopback().split(".")))
+    wanted = {f"{port:04X}": port for port in ports}
+    found: Dict[int, Set[str]] = {}
+    for table in ("tcp", "tcp6"):
+        for line in (read_bytes(f"/proc/net/{table}") or b"").decode().splitlines()[1:]:
+            fields = line.split()
+            address, _, port = fields[1].rpartition(":")
+            # IPv6 shows an IPv4 address as its last word; all zeros is 'every address' in both
+            here = address[-8:] == ours or not address.strip("0")
+            if fields[3] == "0A" and here and port in wanted:
+                found.setdefault(wanted[port], set()).add(fields[9])
+    return found
+
+
+def socket_owner(inodes: Set[str], processes: Iterable[Process]) -> Optional[Process]:
+    """Return a process that has one of these sockets open, as far as we may look."""
+    names = {f"socket:[{inode}]" for inode in inodes}
+    for process in processes:
+        try:
+            descriptors = os.listdir(f"/proc/{process.pid}/fd")
+        except OSError:
+            continue
+        if any(_link(f"/proc/{process.pid}/fd/{descriptor}") in names for descriptor in descriptors):
+            return process
+    return None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# GPUs, as nvidia-smi tells
+
+
+class GpuReport:
+    """What nvidia-smi says now. ``state`` is ok, no_nvidia_smi, no_driver or error; ``message`` says more."""
+
+    def __init__(self) -> None:
+        self.state = "ok"
+        self.message = ""
+        self.driver: Optional[str] = None
+        self.gpus: List[Json] = []
+        self.apps: List[Json] = []
+        rows = self._rows("--query-gpu=index,uuid,name,memory.total,memory.used,mig.mode.current,driver_version")
+        for row in rows:
+            fields = [field.strip() for field in row.split(",")]
+            if len(fields) < 7 or not fields[0].isdigit():
+                self.message = f"nvidia-smi: {row.strip()[:300]}"  # such as a GPU that is lost: the others are told
+                continue
+            self.driver = None if fields[-1].startswith("[") else fields[-1]
+            gpu = {"index": int(fields[0]), "uuid": fields[1], "name": ", ".join(fields[2:-4])}
+            gpu.update(memory_total_mib=_mib(fields[-4]), memory_used_mib=_mib(fields[-3]), mig=fields[-2] == "Enabled")
+            self.gpus.append(gpu)
+        if rows and not self.gpus:
+            self.state = "error"
+        state = self.state
+        for row in self._rows("--query-compute-apps=pid,gpu_uuid,used_memory") if self.gpus else []:
+            fields = [field.strip() for field in row.split(",")]
+            if len(fields) == 3 and fields[0].isdigit():
+                self.apps.append({"pid": int(fields[0]), "gpu_uuid": fields[1], "used_mib": _mib(fields[2])})
+        self.state = state  # GPUs whose processes may not be listed are still GPUs
+
+    def memory_used(self, uuid: str) -> Optional[int]:
+        """Return MiB in use on a GPU, None where that can't be told."""
+        used: Optional[int] = next((gpu["memory_used_mib"] for gpu in self.gpus if gpu["uuid"] == uuid), None)
+        return used
+
+    def _rows(self, query: str) -> List[str]:
+        import subprocess
+
+        arguments = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
+        try:
+            done = subprocess.run(arguments, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+        except OSError as error:
+            self.state = "no_nvidia_smi"
+            self.message = f"nvidia-smi cannot be started: {error.strerror}"
+            return []
+        except subprocess.TimeoutExpired:
+            self.state = "error"
+            self.message = "nvidia-smi did not answer within 60 s"
+            return []
+        text = done.stdout.decode(errors="replace").strip()
+        if done.returncode == 0:
+            return text.splitlines()
+        message = " ".join((text + " " + done.stderr.decode(errors="replace")).split())[:500]
+        # 9: the driver is not loaded, 12: its library can't be found (nvidia-smi's manual)
+        self.state = "no_driver" if done.returncode in (9, 12) else "error"
+        self.message = message or f"nvidia-smi ended with exit code {done.returncode}"
+        return []
+
+
+def _mib(text: str) -> Optional[int]:
+    return int(text) if text.isdigit() else None  # [N/A], [Not Supported], [Insufficient Permissions]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Launches on disk
+
+
+def check_id(text: str, parts: int, what: str) -> str:
+    """Return an id of ``parts`` names joined by '/', or refuse it: ids become folders."""
+    names = text.split("/")
+    if len(names) != parts or not all(_is_name(name) for name in names):
+        raise Failure(
+            "bad_request",
+            f"{what} {text[:200]!r} is not valid: {parts} names joined by '/', each 1 to 63 letters, digits, '-', '_' "
+            "or '.', beginning with a letter or digit, without '..'",
+        )
+    return text
+
+
+def _is_name(text: str) -> bool:
+    plain = text.replace("_", "a").replace(".", "a").replace("-", "a")
+    return 0 < len(text) < 64 and text[0].isalnum() and plain.isascii() and plain.isalnum() and ".." not in text
+
+
+class Root:
+    """The folder of ours on this machine."""
+
+    def __init__(self, path: str) -> None:
+        self.path = os.path.realpath(path)
+        self.boot = machine_boot()
+        os.makedirs(f"{self.path}/launches", mode=0o700, exist_ok=True)
+
+    def decisions(self) -> Locked:
+        """Return the lock under which launches are admitted and stops are written down."""
+        return Locked(f"{self.path}/lock")
+
+    def launch(self, launch_id: str) -> Launch:
+        """Return the launch of this id, whether it exists or not."""
+        return Launch(self, check_id(launch_id, 3, "launch id"))
+
+    def launches(self) -> List[Launch]:
+        """Return every launch that has a record or a stop, by id."""
+        base = f"{self.path}/launches"
+        found = [""]
+        for _ in range(3):
+            found = [f"{prefix}{name}/" for prefix in found for name in _listing(f"{base}/{prefix}") if _is_name(name)]
+        launches = [Launch(self, prefix[:-1]) for prefix in sorted(found)]
+        return [launch for launch in launches if launch.has("record.json") or launch.has("stop.json")]
+
+    def living(self, table: ProcessTable) -> List[Launch]:
+        """Return the launches that run or are about to."""
+        return [launch for launch in self.launches() if launch.is_living(table)]
+
+
+def _listing(path: str) -> List[str]:
+    try:
+        return os.listdir(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+class Launch:
+    """One launch: its files, and what they and the process table say about it. Nothing is remembered in between."""
+
+    def __init__(self, root: Root, launch_id: str) -> None:
+        self.root = root
+        self.id = launch_id
+        self.folder = f"{root.path}/launches/{launch_id}"
+        self.lock = f"{self.folder}/supervisor.lock"
+        self.log = f"{self.folder}/output.log"
+
+    def path(self, name: str) -> str:
+        """Return the path of one of its files."""
+        return f"{self.folder}/{name}"
+
+    def has(self, name: str) -> bool:
+        """Return whether one of its files is there."""
+        return os.path.exists(self.path(name))
+
+    def read(self, name: str) -> Optional[Json]:
+        """Return the object in one of its record files."""
+        return read_json(self.path(name))
+
+    def process(self) -> Optional[Json]:
+        """Return process.json if it speaks of this boot."""
+        process = self.read("process.json")
+        return process if process and process["boot"] == self.root.boot else None
+
+    def socket_folder(self) -> str:
+        """Return a folder for its unix sockets. Short, because their paths are limited to 108 bytes."""
+        import hashlib
+
+        digest = hashlib.sha256(f"{os.getuid()} {self.folder}".encode()).hexdigest()[:12]
+        return f"/tmp/podctl-{digest}"  # noqa: S108 - used only if it is ours and nobody else's: see make_private
+
+    def api_key(self) -> Optional[str]:
+        """Return the key that clients of this server need, if it has one."""
+        key = read_bytes(self.path("api_key"))
+        return key.decode() if key else None
+
+    def is_living(self, table: ProcessTable) -> bool:
+        """Return whether it runs or is about to."""
+        if self.has("ended.json") or not self.has("record.json"):
+            return False
+        return is_locked(self.lock) or bool(self.members(table))
+
+    def members(self, table: ProcessTable) -> List[Process]:
+        """Return its living processes: below its supervisor, of its session, at work in its folder, or noted before."""
+        process = self.process()
+        if process is None or self.has("ended.json"):
+            return []
+        supervisor = table.find(process["supervisor"], process["supervisor_start_time"])
+        found = table.session(process["session"], process["start_time"])
+        if supervisor:
+            found = found + table.children(supervisor.pid)
+        if self.has("work"):
+            since = process["start_time"]
+            found = found + [one for one in table.inside(self.path("work")) if one.start_time >= since]
+        for pid, start_time in (self.read("noted.json") or {"processes": []})["processes"]:
+            noted = table.find(pid, start_time)
+            found = found + ([noted] if noted else [])
+        members: Dict[int, Process] = {}
+        while found:
+            one = found.pop()
+            if one.pid not in members and one is not supervisor:
+                members[one.pid] = one
+                found = found + table.children(one.pid)
+        return [member for member in members.values() if not member.gone]
+
+    def exit(self, table: Optional[ProcessTable] = None) -> Optional[Json]:
+        """Return how its first process ended: code, signal, error, at; ``unknown`` if nobody was there to see it."""
+        process = self.read("process.json")
+        supervised = is_locked(self.lock)  # asked first: a supervisor writes exit.json before it lets go
+        seen = self.read("exit.json")
+        if seen or process is None:
+            return seen
+        if process["boot"] == self.root.boot:
+            pid, start_time = process["pid"], process["start_time"]
+            if supervised or (table.find(pid, start_time) if table else is_alive(pid, start_time)):
+                return None
+        return {"code": None, "signal": None, "error": None, "unknown": True, "at": None}
+
+    def observe(self, table: ProcessTable) -> Json:
+        """Return what is true of it now."""
+        record = self.read("record.json") or {}
+        starting = is_locked(self.lock)  # asked first: what follows can only be newer
+        process = self.read("process.json")
+        members = self.members(table)
+        ending = self.exit(table)
+        if not record or (process is None and not starting):
+            state = "absent"
+        elif process is None or (process["started_at"] is None and starting and not ending):
+            state = "starting"
+        elif members or not ending:
+            state = "running"
+        else:
+            state = "exited"
+            if process["boot"] == self.root.boot and not starting and not self.has("ended.json"):
+                write_json(self.path("ended.json"), {"at": time.time()})  # so that no later process is taken for it
+        process = process or {}
+        is_server = record.get("kind") == "server"
+        return {
+            "id": self.id,
+            "kind": record.get("kind"),
+            "state": state,
+            "boot": process.get("boot"),
+            "pid": process.get("pid"),
+            "start_time": process.get("start_time"),
+            "created_at": record.get("created_at"),
+            "started_at": process.get("started_at"),
+            "exit": ending,
+            "members": len(members),
+            "readiness": self.readiness(process) if is_server and state == "running" and not ending else "none",
+            "healthy": None,
+            "stage": None,
+            "log_size": log_size(self.log),
+            # What a run prints may hold secrets that only its caller knows.
+            "last_line": redact(last_line(self.log), [self.api_key() or ""]) if is_server else None,
+            "ports": record.get("ports", []),
+            "gpus": record.get("gpus", []),
+            "stop_requested": self.has("stop.json"),
+            "stopped": self.read("stopped.json"),
+        }
+
+    def readiness(self, process: Json) -> str:
+        """Return ready if this very process once was, as far as the disk knows."""
+        ready = self.read("ready.json")
+        same = ready is not None and (ready["pid"], ready["start_time"]) == (process["pid"], process["start_time"])
+        return "ready" if same else "process"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Logs
+
+
+def log_size(path: str) -> int:
+    """Return a log's length in bytes, 0 if there is none."""
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
+
+
+def read_piece(path: str, offset: int, limit: int) -> bytes:
+    """Return up to ``limit`` bytes of a log from ``offset`` on."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return b""
+    try:
+        return os.pread(descriptor, limit, offset)
+    finally:
+        os.close(descriptor)
+
+
+def last_line(path: str) -> str:
+    """Return the last line of a log that says something, as it looks on a terminal."""
+    import re
+
+    piece = read_piece(path, max(0, log_size(path) - TAIL_BYTES), TAIL_BYTES).decode(errors="replace")
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", piece)
+    lines = [line.strip() for line in re.split(r"[\r\n]", plain)]
+    return next((line[:LAST_LINE_CHARACTERS] for line in reversed(lines) if line), "")
+
+
+def redact(text: str, secrets: Iterable[str]) -> str:
+    """Return the text with every secret replaced; one shorter than four characters hides nothing."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= 4:
+            text = text.replace(secret, "***")
+    return text
+
+
+def redacted_tail(path: str, secrets: List[str]) -> str:
+    """Return the last 4 KiB of a log without secrets, also without half of one where the piece begins."""
+    longest = max([len(secret.encode()) for secret in secrets] or [0])
+    start = max(0, log_size(path) - TAIL_BYTES - longest)
+    text = read_piece(path, start, TAIL_BYTES + longest).decode(errors="replace")
+    if start:
+        for secret in secrets:
+            rest = next((secret[at:] for at in range(1, len(secret)) if text.startswith(secret[at:])), "")
+            text = text[len(rest) :]
+    return redact(text, secrets)[-TAIL_BYTES:]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# launch
+
+
+class LaunchRequest:
+    """The fields of ``launch`` and ``run``."""
+
+    def __init__(self, request: Request, kind: Optional[str] = None) -> None:
+        self.id = check_id(request.text("id"), 3, "launch id")
+        self.kind = request.optional_text("kind") or kind
+        self.arguments = request.texts("argv") or []
+        self.environment = request.mapping("environment")
+        self.secrets = request.mapping("secrets")
+        self.workspace = request.optional_text("workspace")
+        self.gpus = request.gpu_shares("gpus")
+        self.ports = request.ports("ports")
+        self.internal_ports = request.ports("internal_ports")  # [first, count]
+        self.wants_api_key = request.flag("api_key")
+        self.served_name = request.optional_text("served_name")
+        self.server = request.optional_text("server")
+        if self.kind not in ("server", "run") or (kind and self.kind != kind):
+            raise Failure("bad_request", f"launch {self.id}: kind must be {kind or 'server or run'}, not {self.kind!r}")
+        if not self.arguments or not self.arguments[0]:
+            raise Failure("bad_request", f"launch {self.id}: argv must name a program")
+        if self.internal_ports and len(self.internal_ports) != 2:
+            raise Failure("bad_request", f"launch {self.id}: internal_ports must be [first, count]")
+        if self.workspace is not None:
+            check_id(self.workspace, 2, "workspace")
+        if self.server is not None:
+            check_id(self.server, 3, "server")
+        if self.kind == "server":
+            self.arguments = [loopback() if word == "{loopback}" else word for word in self.arguments]
+
+    def held_ports(self) -> Set[int]:
+        """Return every port that belongs to it while it lives, internal ones included."""
+        return set(self.ports) | _port_block(self.internal_ports)
+
+    def record(self, boot: str, memory_before: Dict[str, Optional[int]]) -> Json:
+        """Return what is written down: all but the secrets, of which only the names are."""
+        return {
+            "id": self.id,
+            "kind": self.kind,
+            "argv": self.arguments,
+            "environment": self.environment,
+            "secret_names": sorted(self.secrets),
+            "workspace": self.workspace,
+            "gpus": [{"uuid": uuid, "share": share} for uuid, share in self.gpus.items()],
+            "ports": self.ports,
+            "internal_ports": self.internal_ports,
+            "api_key": self.wants_api_key,
+            "served_name": self.served_name,
+            "server": self.server,
+            "boot": boot,
+            "created_at": time.time(),
+            "memory_before": memory_before,
+        }
+
+
+def _port_block(first_and_count: List[int]) -> Set[int]:
+    return set(range(first_and_count[0], sum(first_and_count))) if first_and_count else set()
+
+
+def launch_once(root: Root, wanted: LaunchRequest) -> Tuple[Launch, bool]:
+    """Launch what is wanted unless its id has been launched before; return the launch and whether it is new.
+
+    What has a record and no process, and nobody at work on it, has never run: it is done again.
+    """
+    launch = root.launch(wanted.id)
+    report = GpuReport() if wanted.gpus and not launch.has("process.json") else None  # slow: not under the lock
+    with root.decisions():
+        if launch.has("process.json") or is_locked(launch.lock):
+            return launch, False
+        if launch.has("stop.json"):
+            raise Failure("launch_stopped", f"launch {wanted.id} was stopped before it ran; launch under a new id")
+        environment = _environment(root, wanted, report)
+        folder = launch.path("work") if wanted.workspace is None else f"{root.path}/work/{wanted.workspace}"
+        program = find_program(wanted.arguments[0], environment.get("PATH"), folder)
+        if program is None:
+            raise Failure(
+                "program_not_found",
+                f"launch {wanted.id}: there is no program {wanted.arguments[0]!r} on this machine; install it, or give "
+                "its full path",
+            )
+        _refuse_overlap(root, wanted)
+        os.makedirs(launch.folder, mode=0o700, exist_ok=True)
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        if wanted.wants_api_key:
+            environment["VLLM_API_KEY"] = _make_api_key(launch)
+        if wanted.kind == "server":
+            environment["VLLM_RPC_BASE_PATH"] = launch.socket_folder()
+            make_private(environment["VLLM_RPC_BASE_PATH"])
+        # Held from before the record until the supervisor ends: a record without process.json whose lock is free
+        # can therefore only be one that never ran.
+        lock = os.open(launch.lock, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        memory = {uuid: report.memory_used(uuid) for uuid in wanted.gpus} if report else {}
+        write_json(launch.path("record.json"), wanted.record(root.boot, memory))
+        status = _start_supervisor(
+            lock,
+            {
+                "folder": launch.folder,
+                "boot": root.boot,
+                "hooks": os.environ.get("PODLET_HOOKS"),
+                "program": program,
+                "arguments": wanted.arguments,
+                "environment": environment,
+                "work": folder,
+                "umask": ORIGINAL_UMASK,
+            },
+        )
+    try:
+        if not os.read(status, 1):
+            raise Failure(
+                "launch_lost", f"launch {wanted.id}: its supervisor ended before the program ran; launch it again"
+            )
+    finally:
+        os.close(status)
+    return launch, True
+
+
+def find_program(name: str, path: Optional[str], folder: str) -> Optional[str]:
+    """Return the full path of a program as a shell in ``folder`` would find it, also in ~/.local/bin."""
+    places = [*(path or os.defpath).split(":"), os.path.expanduser("~/.local/bin")]
+    candidates = [f"{folder}/{name}" if not name.startswith("/") else name] if "/" in name else []
+    for candidate in candidates or [f"{place or folder}/{name}" for place in places]:
+        if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
+            return candidate
+    return None
+
+
+def _environment(root: Root, wanted: LaunchRequest, report: Optional[GpuReport]) -> Dict[str, str]:
+    environment = {**os.environ, **wanted.environment, **wanted.secrets}
+    if report:
+        indexes = {gpu["uuid"]: gpu["index"] for gpu in report.gpus}
+        missing = [uuid for uuid in wanted.gpus if uuid not in indexes]
+        if missing:
+            there = ", ".join(indexes) or report.message or "none"
+            raise Failure(
+                "gpu_missing",
+                f"launch {wanted.id}: this machine has no GPU {missing[0]} now (there are: {there}); look at the "
+                "machine's inventory",
+            )
+        # By index, because programs that read the variable themselves expect numbers; by PCI order, because only
+        # that one agrees with nvidia-smi.
+        environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(indexes[uuid]) for uuid in wanted.gpus)
+    if wanted.internal_ports:
+        environment["VLLM_PORT"] = str(wanted.internal_ports[0])
+    if wanted.server:
+        server = root.launch(wanted.server)
+        record, key, process = server.read("record.json") or {}, server.api_key(), server.process()
+        if not record.get("ports") or not process or not is_alive(process["pid"], process["start_time"]):
+            raise Failure(
+                "server_not_running",
+                f"launch {wanted.id}: the model server {wanted.server} that it uses is not running; start it first",
+            )
+        environment["OPENAI_BASE_URL"] = f"http://{loopback()}:{record['ports'][0]}/v1"
+        environment["OPENAI_API_KEY"] = key or "none"  # OpenAI's clients refuse to start without one
+        environment["OPENAI_MODEL"] = record["served_name"] or ""
+    return environment
+
+
+def _make_api_key(launch: Launch) -> str:
+    import secrets
+
+    key = launch.api_key() or secrets.token_urlsafe(32)
+    write_file(launch.path("api_key"), key.encode())
+    return key
+
+
+def _refuse_overlap(root: Root, wanted: LaunchRequest) -> None:
+    if not wanted.gpus and not wanted.held_ports():
+        return
+    table = ProcessTable()
+    shares = dict(wanted.gpus)
+    for other in root.living(table):
+        record = other.read("record.json") or {}
+        taken = wanted.held_ports() & (set(record["ports"]) | _port_block(record["internal_ports"]))
+        if taken:
+            raise Failure(
+                "port_taken",
+                f"launch {wanted.id}: port {min(taken)} belongs to launch {other.id}, which is alive; take another "
+                "port, or stop that one first",
+            )
+        for gpu in record["gpus"]:
+            uuid = gpu["uuid"]
+            if uuid in shares:
+                shares[uuid] += gpu["share"]
+                if shares[uuid] > 1.0001:  # shares are decimal fractions: 0.1 + 0.9 may be a little above 1
+                    raise Failure(
+                        "gpu_share_taken",
+                        f"launch {wanted.id}: {wanted.gpus[uuid]:g} of {uuid} does not fit beside launch {other.id} "
+                        f"({gpu['share']:g}), which is alive; stop that one first, or take another GPU",
+                    )
+    for port, inodes in listener_inodes(wanted.ports).items():
+        owner = socket_owner(inodes, table.processes.values())
+        who = f"process {owner.pid} ({owner.command})" if owner else "a process of another user"
+        raise Failure(
+            "port_taken", f"launch {wanted.id}: {who} listens on port {port}; take another port, or end that process"
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The supervisor: one per launch, detached from everybody
+
+
+ORIGINAL_UMASK = os.umask(0o077)
+os.umask(ORIGINAL_UMASK)
+
+# Found through sys.path, not run as a script: only modules have their compiled form kept beside them.
+_SUPERVISOR = "import sys; sys.path.append(sys.argv[1]); __import__(sys.argv[2]).supervise(*map(int, sys.argv[4:]))"
+
+
+def _start_supervisor(lock: int, order: Json) -> int:
+    """Start the supervisor and return the pipe on which it says that the program runs (or could not).
+
+    It inherits the lock. It is a fresh interpreter because a forked one would keep all that we have loaded.
+    """
+    import marshal
+
+    order_read, order_write = os.pipe()
+    status_read, status_write = os.pipe()
+    module_folder, module = os.path.split(os.path.splitext(os.path.abspath(__file__))[0])
+    launch_id = "/".join(order["folder"].split("/")[-3:])
+    arguments = [sys.executable, "-I", "-S", "-OO", "-c", _SUPERVISOR, module_folder, module, launch_id]
+    kept = (lock, order_read, status_write)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setsid()
+            if os.fork() == 0:
+                _become_supervisor(arguments, kept)
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    for descriptor in kept:
+        os.close(descriptor)
+    with os.fdopen(order_write, "wb") as pipe:
+        pipe.write(marshal.dumps(order))
+    return status_read
+
+
+def _become_supervisor(arguments: List[str], kept: Tuple[int, ...]) -> NoReturn:
+    import ctypes
+    import signal
+
+    # A subreaper inherits the orphans among its descendants, so that no double fork leaves the launch. Kept over exec.
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) not in kept:
+            try:
+                os.close(int(name))
+            except OSError:
+                continue  # the listing's own
+    for descriptor in kept:
+        os.set_inheritable(descriptor, True)
+    environment = {name: os.environ[name] for name in ("LANG", "LC_ALL", "LD_LIBRARY_PATH") if name in os.environ}
+    os.execve(arguments[0], [*arguments, *map(str, kept)], environment)  # noqa: S606 - no shell is wanted
+
+
+def supervise(lock: int, order_read: int, status_write: int) -> None:
+    """Run one launch: start its program, keep its exit status, adopt and reap all that descends from it.
+
+    Ends when no descendant is left. Killed at any point it leaves either no exec or a process.json.
+    """
+    import marshal
+
+    for descriptor in (lock, order_read, status_write):
+        os.set_inheritable(descriptor, False)
+    os.umask(0o077)
+    with os.fdopen(order_read, "rb") as pipe:
+        data = pipe.read()
+    try:
+        order = marshal.loads(data)  # noqa: S302 - from our own launcher, through a pipe
+    except (EOFError, ValueError, TypeError):
+        return  # the launcher died in the middle of its order
+    folder: str = order["folder"]
+    child = _start_child(order, status_write)
+    del order, data  # the environment has secrets and is long: a supervisor keeps neither
+    started = child.release()
+    if started:
+        _report(status_write)
+    _keep_exit(folder, child)
+    if not started:
+        _report(status_write)
+    _reap_orphans(folder)
+
+
+def _report(status: int) -> None:
+    """Tell the launcher, who may be gone, that the disk says by now how the launch went."""
+    try:
+        os.write(status, b".")
+    except BrokenPipeError:
+        return  # what the launcher would have said stands on disk
+    finally:
+        os.close(status)
+
+
+class _Child:
+    """The program's process, forked and waiting for its go."""
+
+    def __init__(self, pid: int, folder: str, hooks: Optional[str], boot: str, go: int, failure: int) -> None:
+        self.pid = pid
+        self.folder = folder
+        self.hooks = hooks
+        self.error: Optional[str] = None
+        self._go = go
+        self._failure = failure
+        own, process = read_process(os.getpid()), read_process(pid)
+        self.record: Json = {
+            "pid": pid,
+            "start_time": process.start_time if process else 0,
+            "boot": boot,
+            "session": pid,
+            "supervisor": os.getpid(),
+            "supervisor_start_time": own.start_time if own else 0,
+            "at": time.time(),
+            "started_at": None,
+        }
+        write_json(f"{folder}/process.json", self.record)
+
+    def release(self) -> bool:
+        """Let the program run, unless a stop came first; return whether its exec succeeded."""
+        hook("launch.before-exec", self.hooks)
+        stopped = os.path.exists(f"{self.folder}/stop.json")
+        try:
+            if not stopped:
+                os.write(self._go, b"g")
+        except BrokenPipeError:
+            stopped = True  # somebody has ended it already
+        os.close(self._go)
+        problem = os.read(self._failure, 16)
+        os.close(self._failure)
+        if stopped:
+            self.error = "stopped before it ran"
+        elif problem:
+            self.error = f"the program could not be run: {os.strerror(int(problem))}"
+        if self.error is None:
+            write_json(f"{self.folder}/process.json", {**self.record, "started_at": time.time()})
+        return self.error is None
+
+
+def _start_child(order: Json, status_write: int) -> _Child:
+    go_read, go_write = os.pipe()
+    failure_read, failure_write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(go_write)
+            os.close(status_write)
+            _become_program(order, go_read)
+        except OSError as error:
+            os.write(failure_write, str(error.errno).encode())
+        finally:
+            os._exit(127)
+    os.close(go_read)
+    os.close(failure_write)
+    return _Child(pid, order["folder"], order["hooks"], order["boot"], go_write, failure_read)
+
+
+def _become_program(order: Json, go: int) -> None:
+    import signal
+
+    os.setsid()
+    for number in (signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):  # ignored by us or by Python, and exec keeps that
+        signal.signal(number, signal.SIG_DFL)
+    os.chdir(order["work"])
+    log = os.open(f"{order['folder']}/output.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.umask(order["umask"])
+    if os.read(go, 1):  # end of file: the supervisor died, or a stop came first
+        os.execve(order["program"], order["arguments"], order["environment"])  # noqa: S606 - no shell is wanted
+
+
+def _keep_exit(folder: str, child: _Child) -> None:
+    """Wait for the program's end and write it down; reap adopted orphans and take notes meanwhile."""
+    noted: Json = {"processes": [], "shared_memory": []}
+    pause = 1.0
+    while True:
+        ended = _wait(child.pid, pause)
+        if ended is None:
+            _note(folder, noted)
+            # Soon at first, when everything is made; later only what changes in the long run.
+            pause = min(pause * 2, 60.0)
+            continue
+        pid, status = ended
+        if pid == child.pid:
+            _note(folder, noted)
+            code = os.WEXITSTATUS(status) if os.WIFEXITED(status) and child.error is None else None
+            number = os.WTERMSIG(status) if os.WIFSIGNALED(status) and child.error is None else None
+            ending = {"code": code, "signal": number, "error": child.error, "unknown": False, "at": time.time()}
+            write_json(f"{folder}/exit.json", ending)
+            return
+
+
+def _reap_orphans(folder: str) -> None:
+    """Wait until nothing that descends from us lives, and say so on disk."""
+    try:
+        while True:
+            os.waitpid(-1, 0)
+    except ChildProcessError:
+        pass  # none is left
+    remove_file(f"{folder}/api_key")
+    write_json(f"{folder}/ended.json", {"at": time.time()})
+
+
+def _wait(pid: int, seconds: float) -> Optional[Tuple[int, int]]:
+    """Return a child that has ended (pid, status), or None after ``seconds``; the end of ``pid`` is seen at once."""
+    deadline = time.monotonic() + seconds
+    while True:
+        ended = os.waitpid(-1, os.WNOHANG)
+        if ended[0]:
+            return ended
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return None
+        with_descriptor = _open_pidfd(pid)
+        if with_descriptor is None:
+            time.sleep(min(left, 0.1))
+            continue
+        poller = select.poll()
+        poller.register(with_descriptor, select.POLLIN)
+        poller.poll(left * 1000)
+        os.close(with_descriptor)
+
+
+def _open_pidfd(pid: int) -> Optional[int]:
+    """Return a descriptor that is readable when the process ends; None where there is no such thing."""
+    if not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
+
+
+def _note(folder: str, noted: Json) -> None:
+    """Write down what nobody could find out after a sudden death: which processes, which shared memory."""
+    processes = [process for process in map(read_process, descendants(os.getpid())) if process and not process.gone]
+    memory = set(noted["shared_memory"])
+    for process in processes:
+        memory |= shared_memory_of(process.pid)
+    now = {"processes": sorted(process.identity for process in processes), "shared_memory": sorted(memory)}
+    if now != noted:
+        noted.update(now)
+        write_json(f"{folder}/noted.json", noted)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# stop
+
+TERM_EVERY = 1.0  # vLLM swallows a TERM while its engine starts: it is repeated
+ROOT_HANGS_AFTER = 3.0  # a root without an engine has had time enough to leave; vLLM's may wait for a client for ever
+ORPHANS_LEAVE_WITHIN = 0.5  # an engine outlives its root by moments, or for ever
+DEATH_TAKES_AT_MOST = 30.0  # a process may be busy in the driver; longer than this, a person has to look
+MEMORY_DRAINS_WITHIN = 6.0  # nvidia-smi lags behind the end of a process by a second or two
+MEMORY_TOLERANCE_MIB = 512
+
+
+class Stop:
+    """One verified stop: ask, insist, and prove that nothing of the launch is left."""
+
+    def __init__(self, launch: Launch, grace: float, caller: Caller) -> None:
+        self.launch = launch
+        self.grace = grace
+        self.caller = caller
+        self.began = time.monotonic()
+        self.record: Json = {}
+        self.killed: Set[Identity] = set()
+        self.seen: Set[int] = set()
+        self.shared_memory: Set[str] = set()
+        self._step = ""
+
+    def run(self) -> Json:
+        """Stop the launch and return the result; a stop that was verified before returns what it found then."""
+        with self.launch.root.decisions():
+            os.makedirs(self.launch.folder, mode=0o700, exist_ok=True)
+            if not self.launch.has("stop.json"):
+                write_json(self.launch.path("stop.json"), {"at": time.time(), "grace": self.grace})
+            done = self.launch.read("stopped.json")
+            if done and done["state"] == "stopped":
+                return done
+        self.record = self.launch.read("record.json") or {}
+        self._await_process()
+        hook("stop.before-term")
+        self._ask()
+        self._insist()
+        result = self._verify()
+        with self.launch.root.decisions():
+            done = self.launch.read("stopped.json")
+            if done and done["state"] == "stopped":
+                return done  # another stop of the same launch was quicker
+            write_json(self.launch.path("stopped.json"), result)
+        return result
+
+    def _await_process(self) -> None:
+        """Wait until a launch that is under way can be told: from then on it either has a process or never will."""
+        while is_locked(self.launch.lock) and not self.launch.has("process.json"):
+            self._give_up_after(DEATH_TAKES_AT_MOST, "its supervisor has not started its process")
+            time.sleep(0.02)
+        noted = self.launch.read("noted.json") or {"processes": [], "shared_memory": []}
+        self.shared_memory.update(noted["shared_memory"])
+        if self.launch.process():
+            self.seen.update(pid for pid, _ in noted["processes"])
+
+    def _ask(self) -> None:
+        """TERM, repeated, until nothing lives, or asking has no point any more, or the grace is over."""
+        process = self.launch.process() or {}
+        is_server = self.record.get("kind") == "server"
+        engine_was_there = False
+        alone_since = next_term = next_look = 0.0
+        while True:
+            members = self._members()
+            now = time.monotonic()
+            if not members or now - self.began >= self.grace:
+                return
+            if now >= next_look:
+                next_look = now + 1.0
+                self._collect(members)
+            root = [one for one in members if one.identity == (process.get("pid"), process.get("start_time"))]
+            engine = [one for one in members if one not in root and b"resource_tracker" not in one.arguments()]
+            engine_was_there = engine_was_there or bool(engine)
+            if is_server and (not root or (engine_was_there and not engine)):
+                alone_since = alone_since or now
+                if now - alone_since >= (ROOT_HANGS_AFTER if root else ORPHANS_LEAVE_WITHIN):
+                    return
+            else:
+                alone_since = 0.0
+            if now >= next_term:
+                next_term = now + TERM_EVERY
+                self._progress("term", members)
+                for one in root if is_server else members:  # a server's root ends its own children in order
+                    send_signal(*one.identity, SIGTERM)
+            self._pause(now)
+
+    def _insist(self) -> None:
+        """KILL, repeated, until two looks in a row find nobody: one look can miss a child that is just being born."""
+        insisting_since = time.monotonic()
+        empty_looks = 0
+        while empty_looks < 2:
+            now = time.monotonic()
+            members = self._members()
+            empty_looks = 0 if members else empty_looks + 1
+            if members:
+                if not self.killed:
+                    self._collect(members)
+                    hook("stop.before-kill")
+                    self._progress("kill", members)
+                names = ", ".join(f"{one.pid} ({one.command})" for one in members[:5])
+                self._give_up_after(
+                    insisting_since - self.began + DEATH_TAKES_AT_MOST, f"processes survive SIGKILL: {names}"
+                )
+                for one in members:
+                    send_signal(*one.identity, SIGKILL)
+                    self.killed.add(one.identity)
+            self._pause(now)
+
+    def _verify(self) -> Json:
+        self._progress("verify", [])
+        ending = self._await_exit()
+        memory, explained = self._await_gpus()
+        self._await_ports()
+        shared_memory = self._remove_shared_memory()
+        sockets = self._remove_sockets()
+        remove_file(self.launch.path("api_key"))
+        if self.launch.process() and not self.launch.has("ended.json"):
+            write_json(self.launch.path("ended.json"), {"at": time.time()})
+        return {
+            "id": self.launch.id,
+            "state": "stopped" if explained else "memory_unexplained",
+            "exit": ending,
+            "killed": len(self.killed),
+            "seconds": round(time.monotonic() - self.began, 3),
+            "processes_left": 0,
+            "gpu_processes_left": 0,
+            "ports_closed": True,
+            "shared_memory_removed": shared_memory,
+            "sockets_removed": sockets,
+            "memory": memory,
+        }
+
+    def _members(self) -> List[Process]:
+        members = self.launch.members(ProcessTable())
+        self.seen.update(one.pid for one in members)
+        return members
+
+    def _collect(self, members: List[Process]) -> None:
+        for one in members:
+            self.shared_memory |= shared_memory_of(one.pid)
+
+    def _await_exit(self) -> Optional[Json]:
+        """Return the exit status; the supervisor writes it right after the end."""
+        deadline = time.monotonic() + 5.0
+        while True:
+            ending = self.launch.exit()
+            if ending or not self.launch.has("process.json") or time.monotonic() > deadline:
+                return ending
+            time.sleep(0.01)
+
+    def _await_gpus(self) -> Tuple[Json, bool]:
+        """Wait until nvidia-smi lists no process of ours; return memory before and now, and whether it is explained."""
+        before: Dict[str, Optional[int]] = self.record.get("memory_before", {})
+        if not before:
+            return {}, True
+        began = time.monotonic()
+        while True:
+            report, table = GpuReport(), ProcessTable()
+            alive = {process.pid for process in table.processes.values() if not process.gone}
+            left = {app["pid"] for app in report.apps if app["pid"] in self.seen - alive and app["gpu_uuid"] in before}
+            memory = {uuid: {"before": used, "now": report.memory_used(uuid)} for uuid, used in before.items()}
+            explained = bool(report.apps) or all(
+                self._is_back(uuid, one["before"], one["now"], table) for uuid, one in memory.items()
+            )
+            if explained and not left:
+                return memory, True
+            if left:
+                self._give_up_after(
+                    began - self.began + DEATH_TAKES_AT_MOST, f"nvidia-smi still lists its processes {sorted(left)}"
+                )
+            elif time.monotonic() - began > MEMORY_DRAINS_WITHIN:
+                return memory, False
+            time.sleep(0.25)
+
+    def _is_back(self, uuid: str, before: Optional[int], now: Optional[int], table: ProcessTable) -> bool:
+        """Return whether the memory in use is as before; where another launch uses the GPU too it can't be told."""
+        if before is None or now is None or now <= before + MEMORY_TOLERANCE_MIB:
+            return True
+        return any(
+            uuid in [gpu["uuid"] for gpu in (other.read("record.json") or {}).get("gpus", [])]
+            for other in self.launch.root.living(table)
+        )
+
+    def _await_ports(self) -> None:
+        """Wait until no socket of ours listens; one that a living process of somebody else's took is not ours."""
+        began = time.monotonic()
+        while True:
+            listening = listener_inodes(self.record.get("ports", []))
+            table = ProcessTable() if listening else None
+            if table is None or all(socket_owner(one, table.processes.values()) for one in listening.values()):
+                return
+            self._give_up_after(began - self.began + 5.0, f"port {min(listening)} is still listened on")
+            time.sleep(0.1)
+
+    def _remove_shared_memory(self) -> List[str]:
+        """Remove what its processes left in /dev/shm, except what a living process of somebody else's uses."""
+        left = {path for path in self.shared_memory if os.path.exists(path)}
+        if left:
+            for process in ProcessTable().processes.values():
+                left -= shared_memory_of(process.pid)
+        return sorted(path for path in left if remove_file(path))
+
+    def _remove_sockets(self) -> List[str]:
+        if self.record.get("kind") != "server":
+            return []
+        folder = self.launch.socket_folder()
+        removed = [f"{folder}/{name}" for name in _listing(folder) if remove_file(f"{folder}/{name}")]
+        if os.path.isdir(folder):
+            os.rmdir(folder)
+        return sorted(removed)
+
+    def _progress(self, step: str, members: List[Process]) -> None:
+        self.caller.send("progress", step=step, members=len(members))
+
+    def _pause(self, look_began: float) -> None:
+        """Wait between two looks, longer on a machine where looking takes long."""
+        time.sleep(max(0.03, time.monotonic() - look_began))
+
+    def _give_up_after(self, seconds: float, why: str) -> None:
+        if time.monotonic() - self.began > seconds:
+            raise Failure(
+                "stop_not_verified",
+                f"stop of {self.launch.id}: {why} after {time.monotonic() - self.began:.0f} s; nothing is released. "
+                "Stop it again; if that does not help, look at the machine",
+            )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# run, read_log
+
+
+class Run:
+    """A launch whose end is waited for."""
+
+    def __init__(self, launch: Launch, created: bool, caller: Caller, interval: float) -> None:
+        self.launch = launch
+        self.created = created
+        self.caller = caller
+        self.interval = interval
+
+    def wait(self, secrets: List[str]) -> Json:
+        """Wait for the end of the first process (or of stdin) and return how it went."""
+        import hashlib
+
+        ending = self._await_exit()
+        hook("run.before-reply")
+        digest = hashlib.sha256()
+        size = log_size(self.launch.log)
+        offset = 0
+        while offset < size:
+            piece = read_piece(self.launch.log, offset, min(1 << 20, size - offset))
+            digest.update(piece)
+            offset += len(piece)
+        process = self.launch.read("process.json") or {}
+        return {
+            "id": self.launch.id,
+            "exit": ending,
+            "log": self.launch.log,
+            "size": size,
+            "sha256": digest.hexdigest(),
+            "tail": redacted_tail(self.launch.log, [secret for secret in secrets if secret]),
+            "started_at": process.get("started_at"),
+            "created": self.created,
+        }
+
+    def _await_exit(self) -> Optional[Json]:
+        next_beat = time.monotonic() + 2.0
+        while True:
+            ending = self.launch.exit()
+            if ending:
+                return ending
+            process = self.launch.process()
+            if process is None and not is_locked(self.launch.lock) and not self.launch.has("process.json"):
+                raise Failure(
+                    "launch_lost", f"run {self.launch.id}: its supervisor ended before it ran; launch it again"
+                )
+            if self._wait(process, max(0.0, min(self.interval, next_beat - time.monotonic()))):
+                return None
+            if time.monotonic() >= next_beat:
+                next_beat = time.monotonic() + 2.0
+                members = self.launch.members(ProcessTable())
+                self.caller.send("beat", log_size=log_size(self.launch.log), members=len(members))
+
+    def _wait(self, process: Optional[Json], seconds: float) -> bool:
+        """Wait for the process's end; return whether stdin ended."""
+        descriptor = _open_pidfd(process["pid"]) if process else None
+        if descriptor is None or not process or not is_alive(process["pid"], process["start_time"]):
+            seconds = min(seconds, 0.05)  # it ends or starts in this moment, or the machine can't tell us
+        sources = [0] if descriptor is None else [0, descriptor]
+        ready, _, _ = select.select(sources, [], [], seconds)
+        if descriptor is not None:
+            os.close(descriptor)
+            if descriptor in ready:
+                time.sleep(0.005)  # its supervisor has seen it too and writes exit.json now
+        return 0 in ready and not os.read(0, 65536)
+
+
+def read_log(launch: Launch, offset: int, limit: Optional[int], follow: bool, caller: Caller) -> Json:
+    """Send a log from ``offset`` on (negative: from its end), at most ``limit`` bytes of it."""
+    import base64
+
+    if not launch.has("record.json"):
+        raise Failure(
+            "unknown_launch", f"there is no launch {launch.id} on this machine; observe lists those there are"
+        )
+    if offset < 0:
+        offset = max(0, log_size(launch.log) + offset)
+    end = None if limit is None else offset + limit
+    while True:
+        ended = has_ended(launch)  # asked first: what it wrote before its end is then seen below
+        size = log_size(launch.log)
+        until = size if end is None else min(size, end)
+        while offset < until:
+            piece = read_piece(launch.log, offset, min(LOG_CHUNK_BYTES, until - offset))
+            caller.send("log", offset=offset, data=base64.b64encode(piece).decode())
+            offset += len(piece)
+        if not follow or ended or (end is not None and offset >= end) or caller.has_left(0.2):
+            return {"offset": offset, "size": size, "ended": ended}
+
+
+def has_ended(launch: Launch) -> bool:
+    """Return whether a launch writes no more."""
+    if launch.has("ended.json"):
+        return True
+    if is_locked(launch.lock):
+        return False
+    return not launch.members(ProcessTable())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# watch: probes that never wait for one another
+
+
+class Exchange:
+    """One HTTP exchange on a socket that never blocks: small, because a machine's servers are asked all the time."""
+
+    def __init__(self, port: int, method: str, path: str, key: Optional[str], body: bytes, seconds: float) -> None:
+        import socket
+
+        self.deadline = time.monotonic() + seconds
+        self.status: Optional[int] = None
+        self.problem: Optional[str] = None  # refused, broken, timeout
+        self.body = b""
+        self._received = b""
+        headers = [f"{method} {path} HTTP/1.0", f"Host: {loopback()}:{port}", "Connection: close"]
+        headers += [f"Authorization: Bearer {key}"] if key else []
+        headers += ["Content-Type: application/json", f"Content-Length: {len(body)}"] if body else []
+        self._to_send = "\r\n".join([*headers, "", ""]).encode() + body
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.socket.setblocking(False)
+        self._connected = False
+        if self.socket.connect_ex((loopback(), port)) not in (0, errno.EINPROGRESS):
+            self._end("refused")
+
+    @property
+    def is_done(self) -> bool:
+        """Return whether there is an answer or a problem."""
+        return self.status is not None or self.problem is not None
+
+    @property
+    def wants(self) -> int:
+        """Return the poll events that it waits for."""
+        return select.POLLOUT if self._to_send else select.POLLIN
+
+    def go_on(self) -> None:
+        """Do what can be done without waiting."""
+        import socket
+
+        try:
+            if not self._connected:
+                if self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    self._end("refused")
+                    return
+                self._connected = True
+            if self._to_send:
+                self._to_send = self._to_send[self.socket.send(self._to_send) :]
+                return
+            piece = self.socket.recv(262144)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._end("broken")
+            return
+        self._received += piece
+        if not self._is_complete(at_end=not piece) and not piece:
+            self._end("broken")
+        if len(self._received) > 4_000_000:
+            self._end("broken")
+
+    def expire(self) -> None:
+        """Give up if its time is over."""
+        if not self.is_done and time.monotonic() >= self.deadline:
+            self._end("timeout")
+
+    def _is_complete(self, at_end: bool) -> bool:
+        head, separator, body = self._received.partition(b"\r\n\r\n")
+        if not separator:
+            return False
+        lines = head.split(b"\r\n")
+        words = lines[0].split()
+        lengths = [line.split(b":")[1].strip() for line in lines if line.lower().startswith(b"content-length:")]
+        length = int(lengths[0]) if lengths and lengths[0].isdigit() else None
+        if len(words) < 2 or not words[1].isdigit() or (len(body) < length if length is not None else not at_end):
+            return False
+        self.body = body
+        self.status = int(words[1])
+        self.socket.close()
+        return True
+
+    def _end(self, problem: str) -> None:
+        self.problem = problem
+        self.socket.close()
+
+
+HEALTH_EVERY = 2.0
+HEALTH_TIMEOUT = 5.0
+FIRST_COMPLETION_TIMEOUT = 120.0  # the first one may compile kernels
+TIMEOUTS_UNTIL_UNHEALTHY = 3  # a busy server answers late; a refused connection needs no second try
+METRICS = {
+    "vllm:num_requests_running": "running",
+    "vllm:num_requests_waiting": "waiting",
+    "vllm:generation_tokens_total": "generation_tokens",
+    "vllm:prompt_tokens_total": "prompt_tokens",
+    "vllm:kv_cache_usage_perc": "kv_cache_usage",
+}
+# For progress only; readiness never depends on them. From vLLM's log lines, in the order in which they come.
+STAGES = (
+    ("download", (b"Downloading", b"download")),
+    ("load", (b"Starting to load model", b"Loading safetensors", b"Loading weights")),
+    ("compile", (b"Warming up", b"torch.compile", b"Capturing CUDA graph", b"KV cache size")),
+    ("serve", (b"Starting vLLM server", b"Application startup complete")),
+)
+
+
+class Probe:
+    """What asking one server over HTTP tells: readiness until it is ready, then its health and metrics.
+
+    One exchange at a time; the ladder is /health, /v1/models with the served name, one completion of one token.
+    """
+
+    def __init__(self, launch: Launch, record: Json, is_ready: bool, beat: float) -> None:
+        self.launch = launch
+        self.readiness = "ready" if is_ready else "process"
+        self.healthy: Optional[bool] = None
+        self.metrics: Optional[Json] = None
+        self.exchange: Optional[Exchange] = None
+        self._port = record["ports"][0] if record["ports"] else None
+        self._model: Optional[str] = record["served_name"]
+        self._key = launch.api_key()
+        self._beat = beat
+        self._asked = "health"
+        self._next_health = 0.0
+        self._next_metrics = 0.0
+        self._timeouts = 0
+
+    def step(self, now: float) -> float:
+        """Start what is due, take in what has come; return when to be called next at the latest."""
+        if self._port is None:
+            return now + 60.0
+        if self.exchange:
+            self.exchange.expire()
+            if not self.exchange.is_done:
+                return self.exchange.deadline
+            exchange, self.exchange = self.exchange, None
+            self._take_in(exchange, now)
+        if now >= self._next_health:
+            self._ask_for_health()
+        elif self.readiness == "ready" and now >= self._next_metrics:
+            self._next_metrics = now + self._beat
+            self._ask("metrics", "GET", "/metrics", HEALTH_TIMEOUT)
+        if self.exchange:
+            return now if self.exchange.is_done else self.exchange.deadline
+        return min(self._next_health, self._next_metrics) if self.readiness == "ready" else self._next_health
+
+    def close(self) -> None:
+        """End what is under way."""
+        if self.exchange and not self.exchange.is_done:
+            self.exchange.socket.close()
+
+    def _ask_for_health(self) -> None:
+        import json
+
+        if self.readiness == "health":
+            self._ask("models", "GET", "/v1/models", HEALTH_TIMEOUT)
+        elif self.readiness == "models":
+            body = json.dumps({"model": self._model, "prompt": "1", "max_tokens": 1}).encode()
+            self._ask("completion", "POST", "/v1/completions", FIRST_COMPLETION_TIMEOUT, body)
+        else:
+            self._ask("health", "GET", "/health", HEALTH_TIMEOUT)
+
+    def _ask(self, what: str, method: str, path: str, seconds: float, body: bytes = b"") -> None:
+        self._asked = what
+        self.exchange = Exchange(self._port or 0, method, path, self._key, body, seconds)
+
+    def _take_in(self, exchange: Exchange, now: float) -> None:
+        good = exchange.status == 200
+        if self._asked == "metrics":
+            self.metrics = parse_metrics(exchange.body) if good else self.metrics
+        elif self.readiness == "ready":
+            self._next_health = now + HEALTH_EVERY
+            self._timeouts = self._timeouts + 1 if exchange.problem == "timeout" else 0
+            if exchange.problem != "timeout" or self._timeouts >= TIMEOUTS_UNTIL_UNHEALTHY:
+                self.healthy = good
+        elif good and (self._asked != "models" or self._is_listed(exchange.body)):
+            self.readiness = {"health": "health", "models": "models", "completion": "ready"}[self._asked]
+            self.healthy = True if self.readiness == "ready" else None
+            self._next_health = now
+        else:
+            self._next_health = now + 0.25
+            if exchange.problem == "refused":
+                self.readiness = "process"
+
+    def _is_listed(self, body: bytes) -> bool:
+        import json
+
+        try:
+            names = [str(model["id"]) for model in json.loads(body)["data"]]
+        except (ValueError, KeyError, TypeError):
+            return False
+        self._model = self._model or (names[0] if names else None)
+        return self._model in names
+
+
+def parse_metrics(text: bytes) -> Json:
+    """Return what a beat tells of Prometheus text: sums over engines, the fullest KV cache (0 to 1)."""
+    found: Json = dict.fromkeys(METRICS.values())
+    for line in text.decode(errors="replace").splitlines():
+        name = METRICS.get(line.split("{", 1)[0].split(" ", 1)[0])
+        try:
+            value = float(line.rsplit("}", 1)[-1].split()[-1 if "}" not in line else 0]) if name else 0.0
+        except (ValueError, IndexError):
+            continue
+        if name:
+            before = found[name] or 0.0
+            found[name] = max(before, value) if name == "kv_cache_usage" else before + value
+    return found
+
+
+class Watched:
+    """One launch of a model server under watch."""
+
+    def __init__(self, launch: Launch) -> None:
+        self.launch = launch
+        self.observation: Json = {}
+        self.probe: Optional[Probe] = None
+        self.pidfd: Optional[int] = None
+        self.stage = "start"
+        self.changed_at = -1  # modification time of its folder when it was last looked at
+        self._log_offset = 0
+
+    def look(self, table: ProcessTable, beat: float) -> None:
+        """Look at it anew, and begin or end its probe as its first process begins or ends."""
+        self.changed_at = _changed_at(self.launch.folder)
+        self.observation = self.launch.observe(table)
+        if self.observation["state"] == "running" and not self.observation["exit"]:
+            if self.probe is None:
+                record = self.launch.read("record.json") or {}
+                self.probe = Probe(self.launch, record, self.observation["readiness"] == "ready", beat)
+                self.pidfd = _open_pidfd(self.observation["pid"])
+        else:
+            self.close()
+
+    def needs_look(self) -> bool:
+        """Return whether something may have changed: records are renamed into its folder, so the folder tells."""
+        changed = _changed_at(self.launch.folder)
+        if changed != self.changed_at or time.time_ns() - changed < 100_000_000:  # coarse clock of file systems
+            return True
+        state, ending = self.observation["state"], self.observation["exit"]
+        if state == "running" and ending is None:
+            return not is_alive(self.observation["pid"], self.observation["start_time"])
+        return state in ("starting", "running")
+
+    def shown(self) -> Json:
+        """Return its observation with what the probe knows."""
+        probed = {"readiness": self.probe.readiness, "healthy": self.probe.healthy} if self.probe else {}
+        return {**self.observation, **probed, "stage": self.stage}
+
+    def beat(self) -> Json:
+        """Return what a beat says of it."""
+        fresh = redact(last_line(self.launch.log), [self.launch.api_key() or ""])
+        metrics = self.probe.metrics if self.probe else None
+        return {"id": self.launch.id, "log_size": log_size(self.launch.log), "last_line": fresh, "metrics": metrics}
+
+    def follow_log(self) -> None:
+        """Take the stage from the lines that came since the last call."""
+        piece = read_piece(self.launch.log, self._log_offset, 1 << 20)
+        end = piece.rfind(b"\n") + 1
+        self._log_offset += end or (len(piece) if len(piece) == 1 << 20 else 0)
+        for stage, marks in STAGES:
+            if any(mark in piece[:end] for mark in marks):
+                self.stage = stage
+
+    def close(self) -> None:
+        """End its probe."""
+        if self.probe:
+            self.probe.close()
+        self.probe = None
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+        self.pidfd = None
+
+
+def _changed_at(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+class Watch:
+    """All model servers of a machine in one loop: a line when something changes, a beat in between."""
+
+    def __init__(self, root: Root, caller: Caller, interval: float, beat: float) -> None:
+        self.root = root
+        self.caller = caller
+        self.interval = interval
+        self.beat = beat
+        self.servers: Dict[str, Watched] = {}
+        self._folders: Dict[str, int] = {}
+        self._told: object = None
+
+    def run(self) -> Json:
+        """Watch until stdin ends."""
+        next_look = 0.0
+        next_beat = time.monotonic() + self.beat
+        while True:
+            now = time.monotonic()
+            if now >= next_look:
+                next_look = now + self.interval
+                self._look()
+            next_step = min([server.probe.step(now) for server in self.servers.values() if server.probe] or [next_look])
+            self._remember_ready()
+            self._tell_changes()
+            if now >= next_beat:
+                next_beat = now + self.beat
+                self.caller.send("beat", launches=[server.beat() for server in self._alive()])
+            wake = min(next_look, next_step, next_beat)
+            stdin_ended, process_ended = self._wait(max(0.0, wake - time.monotonic()))
+            if stdin_ended:
+                return {"ended": "stdin"}
+            if process_ended:
+                time.sleep(0.005)  # its supervisor has seen it too and writes exit.json now
+                next_look = 0.0
+
+    def _look(self) -> None:
+        table: Optional[ProcessTable] = None
+        if self._folders_changed():
+            for launch in self.root.launches():
+                if launch.id not in self.servers and not self._is_run(launch):
+                    self.servers[launch.id] = Watched(launch)
+        for server in self.servers.values():
+            if not server.observation or server.needs_look():
+                table = table or ProcessTable()
+                server.look(table, self.beat)
+        for server in self._alive():
+            server.follow_log()
+        self._leave_out_old()
+
+    def _is_run(self, launch: Launch) -> bool:
+        return (launch.read("record.json") or {}).get("kind") != "server"
+
+    def _folders_changed(self) -> bool:
+        """Return whether a launch may have been added: only then are all of them listed."""
+        before = self._folders
+        base = f"{self.root.path}/launches"
+        folders = [base] + [f"{base}/{name}" for name in _listing(base)]
+        folders += [f"{folder}/{name}" for folder in folders[1:] for name in _listing(folder)]
+        self._folders = {folder: _changed_at(folder) for folder in folders}
+        newest = max(self._folders.values())
+        return self._folders != before or time.time_ns() - newest < 2_000_000_000  # a record follows its folder
+
+    def _alive(self) -> List[Watched]:
+        return [
+            server for server in self.servers.values() if server.observation.get("state") in ("starting", "running")
+        ]
+
+    def _leave_out_old(self) -> None:
+        """Forget finished launches of servers that have a newer one."""
+        newest: Dict[str, float] = {}
+        for server in self.servers.values():
+            name = server.launch.id.rsplit("/", 1)[0]
+            newest[name] = max(newest.get(name, 0.0), server.observation["created_at"] or 0.0)
+        for launch_id, server in list(self.servers.items()):
+            if server.observation["state"] in ("exited", "absent"):
+                is_newest = server.observation["created_at"] == newest[launch_id.rsplit("/", 1)[0]]
+                if not is_newest:
+                    server.close()
+                    del self.servers[launch_id]
+
+    def _remember_ready(self) -> None:
+        """Write down who is ready: a later watch then need not ask for a completion again."""
+        for server in self.servers.values():
+            seen = server.observation
+            if server.probe and server.probe.readiness == "ready" and seen["readiness"] != "ready":
+                seen["readiness"] = "ready"
+                ready = {"pid": seen["pid"], "start_time": seen["start_time"], "at": time.time()}
+                write_json(server.launch.path("ready.json"), ready)
+
+    def _tell_changes(self) -> None:
+        launches = [server.shown() for server in self.servers.values()]
+        fields = ("id", "state", "exit", "pid", "readiness", "healthy", "stage", "stop_requested", "stopped")
+        telling = [[launch[field] for field in fields] for launch in launches]
+        if telling != self._told:
+            self._told = telling
+            if any(launch["readiness"] == "ready" for launch in launches):
+                hook("watch.before-change")
+            self.caller.send("change", boot=self.root.boot, launches=launches)
+
+    def _wait(self, seconds: float) -> Tuple[bool, bool]:
+        """Wait for stdin, sockets and ends of processes; return whether stdin ended and whether a process did."""
+        poller = select.poll()
+        poller.register(0, select.POLLIN)
+        exchanges: Dict[int, Exchange] = {}
+        for server in self.servers.values():
+            exchange = server.probe.exchange if server.probe else None
+            if exchange and not exchange.is_done:
+                poller.register(exchange.socket, exchange.wants)
+                exchanges[exchange.socket.fileno()] = exchange
+            if server.pidfd is not None:
+                poller.register(server.pidfd, select.POLLIN)
+        stdin_ended = process_ended = False
+        for descriptor, _ in poller.poll(seconds * 1000):
+            if descriptor == 0:
+                stdin_ended = not os.read(0, 65536)
+            elif descriptor in exchanges:
+                exchanges[descriptor].go_on()
+            else:
+                process_ended = True
+        return stdin_ended, process_ended
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# inventory
+
+
+def inventory(root: Root, program: Optional[str], wants_version: bool) -> Json:
+    """Return what this machine is and has, and whose the processes on its GPUs are."""
+    import socket
+
+    report = GpuReport()
+    if report.apps:
+        table = ProcessTable()
+        owners = {one.pid: launch.id for launch in root.living(table) for one in launch.members(table)}
+        report.apps = [{**app, "launch": owners.get(app["pid"])} for app in report.apps]
+    disk = os.statvfs(root.path)
+    program = find_program(os.path.expanduser(program or "vllm"), os.environ.get("PATH"), "/")
+    return {
+        "boot": root.boot,
+        "hostname": socket.gethostname(),
+        "os": _os_name(),
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "home": os.path.expanduser("~"),
+        "root": root.path,
+        "disk_free_bytes": disk.f_bavail * disk.f_frsize,
+        "driver": report.driver,
+        "gpus": report.gpus,
+        "gpu_state": report.state,
+        "gpu_message": report.message,
+        "compute_apps": report.apps,
+        "vllm": {"program": program, "version": _vllm_version(program) if program and wants_version else None},
+    }
+
+
+def _os_name() -> str:
+    for line in (read_bytes("/etc/os-release") or b"").decode(errors="replace").splitlines():
+        if line.startswith("PRETTY_NAME="):
+            return line.split("=", 1)[1].strip().strip("\"'")
+    return os.uname().sysname
+
+
+def _vllm_version(program: str) -> Optional[str]:
+    import re
+    import subprocess
+
+    try:  # it imports torch first: a cold disk may take a minute
+        done = subprocess.run(
+            [program, "--version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=180, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    versions = re.findall(rb"\b\d+\.\d+[\w.+-]*", done.stdout)
+    return versions[-1].decode() if versions and done.returncode == 0 else None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Verbs
+
+
+def do_inventory(request: Request, root: Root, caller: Caller) -> Json:
+    """Answer ``inventory``."""
+    del caller
+    program, wants_version = request.optional_text("vllm"), request.flag("vllm_version")
+    request.finish()
+    return inventory(root, program, wants_version)
+
+
+def do_launch(request: Request, root: Root, caller: Caller) -> Json:
+    """Answer ``launch``."""
+    del caller
+    wanted = LaunchRequest(request)
+    request.finish()
+    launch, created = launch_once(root, wanted)
+    hook("launch.before-reply")
+    return {**launch.observe(ProcessTable()), "created": created}
+
+
+def do_observe(request: Request, root: Root, caller: Caller) -> Json:
+    """Answer ``observe``."""
+    del caller
+    ids = request.texts("ids")
+    request.finish()
+    launches = root.launches() if ids is None else [root.launch(launch_id) for launch_id in ids]
+    table = ProcessTable()
+    return {"boot": root.boot, "now": time.time(), "launches": [launch.observe(table) for launch in launches]}
+
+
+def do_watch(request: Request, root: Root, caller: Caller) -> Json:
+    """Answer ``watch``."""
+    interval, beat = request.number("interval", 0.5, 0.01, 60.0), request.number("beat", 5.0, 0.05, 3600.0)
+    request.finish()
+    return Watch(root, caller, interval, beat).run()
+
+
+def do_stop(request: Request, root: Root, caller: Caller) -> Json:
+    """Answer ``stop``; it goes on when its caller is lost."""
+    import signal
+
+    launch, grace = root.launch(request.text("id")), request.number("grace", 10.0, 0.0, 86400.0)
+    request.finish()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    caller.may_be_lost = True
+    result = Stop(launch, grace, caller).run()
+    hook("stop.before-reply")
+    return result
+
+
+def do_run(request: Request, root: Root, caller: Caller) -> Json:
+    """Answer ``run``."""
+    wanted, interval = LaunchRequest(request, kind="run"), request.number("interval", 0.5, 0.01, 60.0)
+    request.finish()
+    secrets = list(wanted.secrets.values())
+    if wanted.server:
+        secrets.append(root.launch(wanted.server).api_key() or "")
+    launch, created = launch_once(root, wanted)
+    return Run(launch, created, caller, interval).wait(secrets)
+
+
+def do_read_log(request: Request, root: Root, caller: Caller) -> Json:
+    """Answer ``read_log``."""
+    launch, offset, limit = root.launch(request.text("id")), request.integer("offset") or 0, request.integer("limit")
+    follow = request.flag("follow")
+    request.finish()
+    if limit is not None and limit < 0:
+        raise Failure("bad_request", f"read_log of {launch.id}: limit must not be negative, but is {limit}")
+    return read_log(launch, offset, limit, follow, caller)
+
+
+VERBS: Dict[str, Callable[[Request, Root, Caller], Json]] = {
+    "inventory": do_inventory,
+    "launch": do_launch,
+    "observe": do_observe,
+    "watch": do_watch,
+    "stop": do_stop,
+    "run": do_run,
+    "read_log": do_read_log,
+}
+
+
+def answer(caller: Caller) -> Json:
+    """Do what the request on stdin asks for."""
+    import json
+
+    try:
+        fields = json.loads(caller.read_request())
+    except ValueError as error:
+        raise Failure("bad_request", f"the request is not JSON ({error}); send one object on one line") from None
+    if not isinstance(fields, dict):
+        raise Failure("bad_request", "the request must be a JSON object; send one object on one line")
+    request = Request(fields)
+    if request.verb not in VERBS:
+        raise Failure("unknown_verb", f"there is no verb {request.verb[:80]!r}; there are {', '.join(VERBS)}")
+    return VERBS[request.verb](request, Root(request.root), caller)
+
+
+def main() -> int:
+    """Answer one request; return the exit code."""
+    os.umask(0o077)
+    caller = Caller()
+    try:
+        caller.greet()
+        try:
+            result = answer(caller)
+        except Failure as failure:
+            caller.send("error", code=failure.code, message=failure.message)
+            return 1
+        except OSError as error:
+            message = f"{error}; look at the machine's disk and permissions, then ask again"
+            caller.send("error", code="machine_error", message=message)
+            return 1
+        caller.send("result", result=result)
+    except CallerLost:
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
