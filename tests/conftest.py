@@ -1,0 +1,69 @@
+"""Fixtures that several kinds of tests share: one real Temporal server for the test run, a task queue for each test."""
+
+import os
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from temporalio.client import Client
+from temporalio.testing import WorkflowEnvironment
+
+from podctl.embedded import DYNAMIC_CONFIGURATION, temporal_program
+from podctl.paths import PodctlPaths
+from workflows.search_attributes import SEARCH_ATTRIBUTES
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the tests away from the folders, the Temporal profiles and the secrets of whoever runs them."""
+    folder = tmp_path_factory.mktemp("user")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in tuple(os.environ):
+            if name.startswith(("TEMPORAL_", "PODCTL_")) and name != "PODCTL_TEMPORAL_BIN":
+                patch.delenv(name)
+        patch.setenv("TEMPORAL_CONFIG_FILE", os.devnull)
+        patch.setenv("PODCTL_CONFIG_DIR", str(folder / "config"))
+        patch.setenv("PODCTL_DATA_DIR", str(folder / "data"))
+        yield
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> PodctlPaths:
+    """Folders of their own for one test."""
+    return PodctlPaths(config=tmp_path / "config", data=tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+async def temporal_environment() -> AsyncIterator[WorkflowEnvironment]:
+    """A real Temporal server, in memory, set up as `podctl up` does; with no binary it fails with how to get one."""
+    from workflows.plugin import project_plugin  # only here: a unit test's run need not load the workflows
+
+    arguments = [word for setting in DYNAMIC_CONFIGURATION for word in ("--dynamic-config-value", setting)]
+    async with await WorkflowEnvironment.start_local(
+        plugins=[project_plugin()],
+        search_attributes=SEARCH_ATTRIBUTES,
+        dev_server_existing_path=str(temporal_program()),
+        dev_server_extra_args=arguments,
+        dev_server_startup_timeout=timedelta(seconds=60),
+    ) as environment:
+        yield environment
+
+
+@pytest.fixture(scope="session")
+def client(temporal_environment: WorkflowEnvironment) -> Client:
+    """A client of the test run's server, with the project's plugin."""
+    return temporal_environment.client
+
+
+@pytest.fixture
+def task_queue() -> str:
+    """A task queue that no other test polls."""
+    return f"test-{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def unique() -> Callable[[str], str]:
+    """Make names that no other test uses on the test run's server: ``unique("task")``."""
+    return lambda prefix: f"{prefix}-{uuid.uuid4().hex[:12]}"
