@@ -1,0 +1,1 @@
+"""Task pods: state, commands, schedule and plan files."""

@@ -1,0 +1,163 @@
+"""What people decide: answers to questions, and approvals of whatever it is that waits."""
+
+from domain.errors import Rejected
+from domain.task import lifecycle, messages, serving, work
+from domain.task.change import Change, check_length
+from domain.task.commands import (
+    Approve,
+    ApprovePlan,
+    ApproveReview,
+    ApproveSpec,
+    ApproveTransition,
+    CancelTask,
+    GiveApproval,
+    Reject,
+    RejectTransition,
+    RetryWorkstream,
+    SkipWorkstream,
+)
+from domain.task.models import Answer, Message, Rejection, TaskState, WorkstreamStatus
+from domain.task.waits import Gate, gate_object, waiting_gate, waits_for
+
+
+def give_approval(change: Change, command: GiveApproval) -> None:
+    """Answer an approval request, and carry out what was chosen."""
+    message = messages.find_message(change, command.message_id)
+    approval = message.approval
+    if approval is None:
+        raise Rejected(
+            "not_approval_request",
+            f"message {message.message_id!r} is {_article(message.type)}, not a request for approval",
+        )
+    if approval.answer is not None:
+        answer = approval.answer
+        raise Rejected(
+            "already_approved",
+            f"{message.message_id!r} was already answered with {answer.choice!r} by {answer.by} at "
+            f"{answer.at:%Y-%m-%d %H:%M} UTC",
+        )
+    if approval.closed is not None:
+        raise Rejected("already_closed", f"{message.message_id!r} no longer matters: {approval.closed}")
+    if command.choice not in approval.options:
+        raise Rejected(
+            "invalid_choice",
+            f"{command.choice!r} is no answer to {message.message_id!r}; choose one of {', '.join(approval.options)}",
+        )
+    check_length("the comment", command.comment, messages.MESSAGE_LIMIT, "post a longer one as messages")
+    answer = Answer(choice=command.choice, by=change.by, at=change.now, comment=command.comment)
+    answered = approval.model_copy(update={"answer": answer})
+    change.put_message(message.model_copy(update={"approval": answered, "read": True}))
+    change.emit(
+        "approval_given",
+        message=message.message_id,
+        choice=command.choice,
+        comment=command.comment,
+        workstream=message.workstream_id,
+        server=approval.server,
+    )
+    _carry_out(change, message, command.choice, command.comment)
+
+
+def approve(change: Change, command: Approve) -> None:
+    """Approve the one thing that waits; with a choice, answer the one question that offers it."""
+    choice = command.choice or "approve"
+    questions = [m for m in change.state.open_approvals() if m.approval is not None and choice in m.approval.options]
+    gate = waiting_gate(change.state) if command.choice is None else None
+    transition = command.choice is None and change.state.pending_transition is not None
+    _check_one(change.state, len(questions) + (gate is not None) + transition, "approve")
+    if questions:
+        give_approval(change, GiveApproval(message_id=questions[0].message_id, choice=choice, comment=command.comment))
+    elif gate is not None:
+        _approve_gate(change, gate, command)
+    else:
+        lifecycle.approve_transition(change, ApproveTransition(comment=command.comment))
+
+
+def reject(change: Change, command: Reject) -> None:
+    """Send back what waits: the gate's author reads why, and the task stays where it is."""
+    state = change.state
+    waiting = waiting_gate(state)
+    if command.gate is not None:
+        if waiting != command.gate:
+            raise Rejected(
+                "nothing_to_approve",
+                f"the {command.gate} does not wait for approval in phase {state.phase.value}; {_what_waits(state)}",
+            )
+        _reject_gate(change, command.gate, command.comment)
+        return
+    questions = [m for m in state.open_approvals() if m.approval is not None and "reject" in m.approval.options]
+    transition = state.pending_transition is not None
+    _check_one(state, len(questions) + (waiting is not None) + transition, "reject")
+    if questions:
+        answer = GiveApproval(message_id=questions[0].message_id, choice="reject", comment=command.comment)
+        give_approval(change, answer)
+    elif waiting is not None:
+        _reject_gate(change, waiting, command.comment)
+    else:
+        lifecycle.reject_transition(change, RejectTransition(reason=command.comment))
+
+
+def _carry_out(change: Change, message: Message, choice: str, comment: str) -> None:
+    approval = message.approval
+    ws_id = message.workstream_id
+    if approval is None:
+        return
+    if approval.subject == "question":
+        if approval.blocking and ws_id is not None:
+            _resume(change, ws_id)
+    elif choice == "cancel":
+        reason = comment or f"chosen in answer to {message.message_id}"
+        lifecycle.cancel_task(change, CancelTask(reason=reason))
+    elif approval.subject == "server_down" and approval.server is not None:
+        serving.want_again(change, approval.server)
+    elif ws_id is not None:
+        if choice == "retry":
+            work.retry_workstream(change, RetryWorkstream(ws_id=ws_id))
+        elif choice == "skip":
+            work.skip_workstream(change, SkipWorkstream(ws_id=ws_id, reason=comment))
+        else:
+            work.fix_by_hand(change, ws_id)
+
+
+def _resume(change: Change, ws_id: str) -> None:
+    workstream = change.state.workstreams.get(ws_id)
+    if workstream is None or workstream.status is not WorkstreamStatus.AWAITING_INPUT or workstream.by_hand:
+        return
+    if not any(m.workstream_id == ws_id and m.approval and m.approval.blocking for m in change.state.open_approvals()):
+        change.update_workstream(ws_id, status=WorkstreamStatus.IN_PROGRESS)
+        change.emit("workstream_resumed", workstream=ws_id)
+
+
+def _approve_gate(change: Change, gate: Gate, command: Approve) -> None:
+    if gate == "spec":
+        lifecycle.approve_spec(change, ApproveSpec(revision=command.revision, comment=command.comment))
+    elif gate == "plan":
+        lifecycle.approve_plan(change, ApprovePlan(revision=command.revision, comment=command.comment))
+    else:
+        lifecycle.approve_review(change, ApproveReview(revision=command.revision, comment=command.comment))
+
+
+def _reject_gate(change: Change, gate: Gate, comment: str) -> None:
+    check_length("the comment", comment, messages.MESSAGE_LIMIT - 200, "post a longer one as messages")
+    subject = gate_object(change.state, gate)
+    rejection = Rejection(by=change.by, at=change.now, revision=subject.revision, comment=comment)
+    change.set(**{gate: subject.model_copy(update={"rejection": rejection})})
+    change.emit(f"{gate}_rejected", revision=subject.revision, digest=subject.digest, comment=comment)
+    reason = f": {comment}" if comment else ""
+    messages.post(change, f"{gate} revision {subject.revision} was sent back{reason}", message_type="review_comment")
+
+
+def _check_one(state: TaskState, count: int, verb: str) -> None:
+    if count == 0:
+        raise Rejected("nothing_to_approve", f"there is nothing to {verb} just now; {_what_waits(state)}")
+    if count > 1:
+        raise Rejected("ambiguous", f"{count} things wait, so say which one to {verb}; {_what_waits(state)}")
+
+
+def _what_waits(state: TaskState) -> str:
+    waits = waits_for(state)
+    return f"the task waits for this: {'; '.join(waits[:5])}" if waits else "the task waits for nobody"
+
+
+def _article(message_type: str) -> str:
+    return f"{'an' if message_type[0] in 'aeiou' else 'a'} {message_type.replace('_', ' ')}"

@@ -1,0 +1,126 @@
+"""``apply``: the only way in which a task changes. The table below says what each command does, and in which phase."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from domain.entity import ACCEPTED, Event, Value
+from domain.errors import Rejected
+from domain.task import commands, decisions, inbox, lifecycle, messages, serving, work
+from domain.task.change import Change
+from domain.task.commands import Envelope, UpdatePlan, UpdateSpec
+from domain.task.models import FINAL_PHASES, Phase, TaskInput, TaskState
+from domain.task.size import fit
+
+_LIVE = frozenset(Phase) - FINAL_PHASES
+_ALWAYS = frozenset(Phase)
+_EXECUTION = frozenset({Phase.WORKSTREAM_EXECUTION})
+
+
+class Rule(NamedTuple):
+    """How one command is carried out."""
+
+    handle: Callable[[Change, Any], None]
+    phases: frozenset[Phase]
+    #: Whether it mainly adds text, and may be refused to keep room for what must be accepted.
+    growing: bool = False
+
+
+RULES: dict[type[Value], Rule] = {
+    commands.UpdateSpec: Rule(lifecycle.update_spec, frozenset({Phase.SPEC_CLARIFICATION}), growing=True),
+    commands.UpdatePlan: Rule(
+        lifecycle.update_plan, frozenset({Phase.SPEC_CLARIFICATION, Phase.PLANNING}), growing=True
+    ),
+    # Approving in the wrong phase says more than 'wrong phase' where it has already happened: checked there.
+    commands.ApproveSpec: Rule(lifecycle.approve_spec, _LIVE),
+    commands.ApprovePlan: Rule(lifecycle.approve_plan, _LIVE),
+    commands.ApproveReview: Rule(lifecycle.approve_review, _LIVE),
+    commands.Approve: Rule(decisions.approve, _LIVE),
+    commands.Reject: Rule(decisions.reject, _LIVE),
+    commands.RequestTransition: Rule(lifecycle.request_transition, _LIVE),
+    commands.ApproveTransition: Rule(lifecycle.approve_transition, _LIVE),
+    commands.RejectTransition: Rule(lifecycle.reject_transition, _LIVE),
+    commands.ChangeConfig: Rule(lifecycle.change_config, _LIVE),
+    commands.CancelTask: Rule(lifecycle.cancel_task, _LIVE),
+    commands.Evaluate: Rule(lambda change, _: lifecycle.evaluate(change), _LIVE),
+    commands.CreateWorkstream: Rule(
+        lifecycle.create_workstream, frozenset({Phase.PLANNING, Phase.WORKSTREAM_EXECUTION}), growing=True
+    ),
+    commands.StartWorkstream: Rule(work.start_workstream, _EXECUTION),
+    commands.CompleteWorkstream: Rule(work.complete_workstream, _EXECUTION),
+    commands.FailWorkstream: Rule(work.fail_workstream, _EXECUTION),
+    commands.WorkstreamInterrupted: Rule(work.workstream_interrupted, _EXECUTION),
+    commands.InterruptWorkstream: Rule(work.interrupt_workstream, _EXECUTION),
+    commands.RetryWorkstream: Rule(work.retry_workstream, _EXECUTION),
+    commands.SkipWorkstream: Rule(work.skip_workstream, _EXECUTION),
+    commands.SetPriority: Rule(work.set_priority, _EXECUTION),
+    commands.RunStopped: Rule(work.run_stopped, _ALWAYS),
+    commands.PostMessage: Rule(messages.post_message, _LIVE, growing=True),
+    commands.RequestApproval: Rule(messages.request_approval, _LIVE, growing=True),
+    commands.GiveApproval: Rule(decisions.give_approval, _LIVE),
+    commands.MarkRead: Rule(messages.mark_read, _ALWAYS),
+    commands.Escalate: Rule(inbox.escalate, _LIVE),
+    commands.ServerAttached: Rule(serving.server_attached, _ALWAYS),
+    commands.ServerAttachFailed: Rule(serving.server_attach_failed, _ALWAYS),
+    commands.ServerChanged: Rule(serving.server_changed, _ALWAYS),
+    commands.ServerReleased: Rule(serving.server_released, _ALWAYS),
+}
+
+
+def apply(state: TaskState, envelope: Envelope, now: datetime) -> tuple[TaskState, tuple[Event, ...]]:
+    """Return the state after a command and the events that tell of it, or raise ``Rejected``.
+
+    A command id that was accepted before changes nothing and returns no events; one that was refused before is
+    refused again with the same code. ``now`` is the workflow's time.
+    """
+    known = state.outcome(envelope.command_id)
+    if known is not None:
+        if known.accepted:
+            return state, ()
+        raise Rejected(known.code, f"already refused: {known.message}")
+    command = envelope.command
+    rule = RULES[type(command)]
+    if state.phase not in rule.phases:
+        raise _wrong_phase(state, command.type, rule.phases)
+    change = Change(state, command_id=envelope.command_id, by=envelope.by, now=now)
+    rule.handle(change, command)
+    return _finish(change, growing=rule.growing)
+
+
+def create_task(task: TaskInput, now: datetime) -> tuple[TaskState, tuple[Event, ...]]:
+    """Return a new task and its first events, or raise ``Rejected`` for a spec or plan that cannot be used."""
+    state = TaskState(
+        task_id=task.task_id,
+        title=task.title,
+        phase_since=now,
+        config=task.config,
+        created_by=task.by,
+        created_at=now,
+        updated_at=now,
+    )
+    change = Change(state, command_id=task.command_id, by=task.by, now=now)
+    change.emit("task_created", task=task.task_id, title=task.title, config=task.config.model_dump(mode="json"))
+    if task.spec is not None:
+        lifecycle.update_spec(change, UpdateSpec(content=task.spec))
+    if task.plan is not None:
+        lifecycle.update_plan(change, UpdatePlan(plan=task.plan))
+    return _finish(change, growing=True)
+
+
+def _finish(change: Change, *, growing: bool) -> tuple[TaskState, tuple[Event, ...]]:
+    serving.ask_about_servers(change)
+    inbox.update_inbox(change)
+    change.set(updated_at=change.now)
+    state = fit(change.state.with_ledger(change.command_id, ACCEPTED), growing=growing)
+    return state, tuple(change.events)
+
+
+def _wrong_phase(state: TaskState, command: str, allowed: frozenset[Phase]) -> Rejected:
+    if state.final:
+        return Rejected(
+            "already_terminal",
+            f"task {state.task_id!r} is {state.phase.value} since {state.phase_since:%Y-%m-%d %H:%M} UTC; nothing "
+            "about it can be changed any more",
+        )
+    phases = ", ".join(phase.value for phase in Phase if phase in allowed)
+    return Rejected("invalid_phase", f"{command} is possible in phase {phases}, and the task is in {state.phase.value}")

@@ -1,0 +1,259 @@
+"""What a task wants done next: a pure function of its state.
+
+An action stands here for as long as the state wants it, under the same key, so whoever carries it out may ask at any
+time and starts only what is not in flight. What it leads to comes back as a command, which changes the state.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Annotated, Literal
+
+from pydantic import Discriminator
+
+from domain.entity import Value
+from domain.task.commands import (
+    ApprovePlan,
+    ApproveReview,
+    ApproveSpec,
+    ApproveTransition,
+    Escalate,
+    RequestTransition,
+    StartWorkstream,
+    TaskCommand,
+)
+from domain.task.models import (
+    UNDER_WAY,
+    CommandExecutor,
+    GateMode,
+    ModelServerDraft,
+    Phase,
+    Priority,
+    ServerStatus,
+    TaskState,
+    Workstream,
+    WorkstreamStatus,
+)
+from domain.task.readiness import (
+    drafts,
+    free_slots,
+    missing_dependencies,
+    server_due_for_release,
+    server_needed,
+    server_of,
+    server_ready,
+    task_blocked,
+    workstreams_asking,
+)
+from domain.task.waits import Gate, all_settled, failures_undecided, gate_mode, gate_object, waiting_gate
+
+
+class Command(Value):
+    """A command of the scheduler's own, to be applied at once with ``by`` = ``SCHEDULER``."""
+
+    type: Literal["command"] = "command"
+    key: str
+    command_id: str
+    command: TaskCommand
+
+
+class AttachServer(Value):
+    """Have the server's GPU pod count the task as a holder; it starts the server if need be.
+
+    Leads to ``server_attached`` or ``server_attach_failed``.
+    """
+
+    type: Literal["attach_server"] = "attach_server"
+    key: str
+    task_id: str
+    server: ModelServerDraft
+
+
+class DetachServer(Value):
+    """Have the server's GPU pod no longer count the task as a holder. Leads to ``server_released``."""
+
+    type: Literal["detach_server"] = "detach_server"
+    key: str
+    task_id: str
+    name: str
+    pod: str
+
+
+class RunCommand(Value):
+    """Run a workstream's command on its pod, or find the run of that id again.
+
+    Leads to ``complete_workstream``, ``fail_workstream`` or ``workstream_interrupted`` with the same attempt.
+    """
+
+    type: Literal["run_command"] = "run_command"
+    key: str
+    task_id: str
+    ws_id: str
+    attempt: int
+    run_id: str
+    pod: str
+    executor: CommandExecutor
+    #: Launch id of the model server whose address and key the program gets.
+    server_launch: str | None
+
+
+class StopRun(Value):
+    """Have a run's processes ended, verified. Leads to ``run_stopped``."""
+
+    type: Literal["stop_run"] = "stop_run"
+    key: str
+    run_id: str
+    pod: str
+
+
+class WakeAt(Value):
+    """Ask again at this time: something is due then."""
+
+    type: Literal["wake_at"] = "wake_at"
+    key: str
+    at: datetime
+
+
+Action = Annotated[Command | AttachServer | DetachServer | RunCommand | StopRun | WakeAt, Discriminator("type")]
+
+
+def next_actions(state: TaskState, now: datetime) -> tuple[Action, ...]:
+    """Return everything the task wants done at ``now``; the same state and time give the same actions."""
+    actions: list[Action] = []
+    times: list[datetime] = []
+    actions.extend(_endings(state))
+    if not state.final:
+        actions.extend(_servers_and_runs(state))
+        decisions = [*_phase_step(state), *_starts(state, now, times), *_escalations(state, now, times)]
+        # A decision of ours that was refused is not made again: it would be refused for ever.
+        actions.extend(decision for decision in decisions if decision.command_id not in state.ledger)
+        if times:
+            actions.append(_wake(min(times)))
+    return tuple(actions)
+
+
+def is_settled(state: TaskState) -> bool:
+    """Return whether the task is final and everything it ran and held has been handed over."""
+    return (
+        state.final
+        and not state.stopping_runs
+        and not any(server_due_for_release(state, server) for server in state.servers.values())
+    )
+
+
+def _endings(state: TaskState) -> Iterator[Action]:
+    for run_id, pod in state.stopping_runs.items():
+        yield StopRun(key=f"stop-run/{run_id}", run_id=run_id, pod=pod)
+    for server in state.servers.values():
+        if server_due_for_release(state, server):
+            yield DetachServer(key=f"detach/{server.name}", task_id=state.task_id, name=server.name, pod=server.pod)
+
+
+def _servers_and_runs(state: TaskState) -> Iterator[Action]:
+    for server in state.servers.values():
+        if server.status is ServerStatus.WANTED and server_needed(state, server):
+            yield AttachServer(key=f"attach/{server.name}", task_id=state.task_id, server=server.spec)
+    plan = drafts(state)
+    for ws in state.workstreams.values():
+        if ws.run is not None and ws.status in UNDER_WAY:
+            executor = plan[ws.ws_id].executor
+            if isinstance(executor, CommandExecutor):
+                yield RunCommand(
+                    key=f"run/{ws.run.run_id}",
+                    task_id=state.task_id,
+                    ws_id=ws.ws_id,
+                    attempt=ws.attempt,
+                    run_id=ws.run.run_id,
+                    pod=ws.run.pod,
+                    executor=executor,
+                    server_launch=ws.run.server_launch,
+                )
+
+
+def _phase_step(state: TaskState) -> Iterator[Command]:
+    """Yield the one decision that moves the task on, if nothing stands in the way."""
+    if task_blocked(state):
+        return
+    pending = state.pending_transition
+    if pending is not None:
+        if pending.to is Phase.REVIEW and state.config.gates.execution is GateMode.AUTO:
+            yield _command(f"approve-transition/{state.transitions_asked}", ApproveTransition())
+        return
+    gate = waiting_gate(state)
+    if gate is not None:
+        subject = gate_object(state, gate)
+        if gate_mode(state, gate) is GateMode.AUTO and state.hold is None and subject.rejection is None:
+            name = f"approve-{gate}/{subject.revision}/{state.phase_changes}"
+            yield _command(name, _APPROVE[gate](revision=subject.revision, comment="automatic gate"))
+    elif state.phase is Phase.SPEC_CLARIFICATION and state.spec.approval is not None:
+        yield _transition(state, Phase.PLANNING, f"spec approved by {state.spec.approval.by}")
+    elif state.phase is Phase.PLANNING and state.plan is not None and state.plan.approval is not None:
+        yield _transition(state, Phase.WORKSTREAM_EXECUTION, f"plan approved by {state.plan.approval.by}")
+    elif state.phase is Phase.REVIEW and state.review.approval is not None:
+        yield _transition(state, Phase.COMPLETED, f"work accepted by {state.review.approval.by}")
+    elif (
+        state.phase is Phase.WORKSTREAM_EXECUTION
+        and state.hold is None
+        and all_settled(state)
+        and not failures_undecided(state)
+    ):
+        yield _transition(state, Phase.REVIEW, "all workstreams are dealt with")
+
+
+_APPROVE: dict[Gate, type[ApproveSpec | ApprovePlan | ApproveReview]] = {
+    "spec": ApproveSpec,
+    "plan": ApprovePlan,
+    "review": ApproveReview,
+}
+
+
+def _starts(state: TaskState, now: datetime, times: list[datetime]) -> Iterator[Command]:
+    """Yield the starts of ready workstreams that find a slot; note when cooldowns end."""
+    if state.phase is not Phase.WORKSTREAM_EXECUTION or state.pending_transition is not None or task_blocked(state):
+        return
+    slots = free_slots(state)
+    asking = workstreams_asking(state)
+    ready: list[Workstream] = []
+    for name, draft in drafts(state).items():
+        ws = state.workstreams[name]
+        if ws.status is not WorkstreamStatus.PENDING or name in asking or missing_dependencies(state, draft):
+            continue
+        if ws.cooldown_until is not None and ws.cooldown_until > now:
+            times.append(ws.cooldown_until)
+            continue
+        server = server_of(state, draft)
+        if server is None or server_ready(server):
+            ready.append(ws)
+    # Stable: plan order decides among equals.
+    ready.sort(key=lambda ws: _RANK[ws.priority])
+    for ws in ready[: max(0, slots)]:
+        yield _command(f"start/{ws.ws_id}/{ws.attempt + 1}", StartWorkstream(ws_id=ws.ws_id))
+
+
+_RANK = {Priority.HIGH: 0, Priority.NORMAL: 1, Priority.LOW: 2}
+
+
+def _escalations(state: TaskState, now: datetime, times: list[datetime]) -> Iterator[Command]:
+    after = state.config.escalate_after_seconds
+    if after is None:
+        return
+    for item in state.inbox.values():
+        if item.waits and item.escalated_at is None:
+            due = item.created_at + timedelta(seconds=after)
+            if due <= now:
+                yield _command(
+                    f"escalate/{item.item_id}/{int(item.created_at.timestamp())}", Escalate(item_id=item.item_id)
+                )
+            else:
+                times.append(due)
+
+
+def _transition(state: TaskState, to: Phase, reason: str) -> Command:
+    return _command(f"transition/{to.value}/{state.transitions_asked}", RequestTransition(to=to, reason=reason))
+
+
+def _command(name: str, command: TaskCommand) -> Command:
+    return Command(key=name, command_id=f"podctl/{name}", command=command)
+
+
+def _wake(at: datetime) -> WakeAt:
+    return WakeAt(key=f"wake/{at.isoformat()}", at=at)

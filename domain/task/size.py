@@ -1,0 +1,70 @@
+"""Keeping the state small enough to be carried: what only the history needs is shed before anything is refused."""
+
+from domain.entity import STATE_LIMIT, check_size
+from domain.errors import Rejected
+from domain.task import messages
+from domain.task.models import SETTLED, TaskState, Workstream
+
+#: Room that specs, plans and messages leave for what must always be accepted: results, approvals, cancelling.
+RESERVE = 96 * 1024
+#: What stays when the state has grown near its limit. All of it is in the event log in full.
+_TEXT_KEPT = 200
+_MESSAGES_KEPT = 50
+_LEDGER_KEPT = 1_000
+
+
+def fit(state: TaskState, *, growing: bool) -> TaskState:
+    """Return ``state``, without what only the history needs once it nears ``STATE_LIMIT``.
+
+    Raises ``Rejected('state_too_large')`` if it is over the limit all the same; a ``growing`` command, one that a
+    person can do without, is refused ``RESERVE`` bytes earlier.
+    """
+    if _size(state) <= STATE_LIMIT - RESERVE:
+        return state
+    state = _shed(state)
+    parts = {
+        "the spec": state.spec,
+        "the plan": state.plan,
+        "the messages": state.messages,
+        "the workstreams": state.workstreams,
+        "the record of commands": state.ledger,
+    }
+    check_size(state, parts)
+    size = _size(state) if growing else 0
+    if size > STATE_LIMIT - RESERVE:
+        largest = max(parts, key=lambda name: len(str(parts[name])))
+        raise Rejected(
+            "state_too_large",
+            f"this would make the task {size:,} bytes, and {STATE_LIMIT - RESERVE:,} is as far as texts may fill it; "
+            f"{largest} takes most of it: put long texts into files and name them",
+        )
+    return state
+
+
+def _shed(state: TaskState) -> TaskState:
+    spoken_for = [m for m in state.messages.values() if messages.waits(m)]
+    newest = list(state.messages.values())[-_MESSAGES_KEPT:]
+    keep = {m.message_id for m in (*spoken_for, *newest)}
+    ledger = list(state.ledger.items())[-_LEDGER_KEPT:]
+    return state.model_copy(
+        update={
+            "messages": {name: m for name, m in state.messages.items() if name in keep},
+            "workstreams": {name: _shed_result(ws) for name, ws in state.workstreams.items()},
+            "refusals": state.refusals[-3:],
+            "ledger": dict(ledger),
+        }
+    )
+
+
+def _shed_result(workstream: Workstream) -> Workstream:
+    if workstream.status not in SETTLED:
+        return workstream
+    result = workstream.result
+    if result is not None:
+        result = result.model_copy(update={"text": result.text[-_TEXT_KEPT:], "artifacts": result.artifacts[:3]})
+    error = None if workstream.error is None else workstream.error[:_TEXT_KEPT]
+    return workstream.model_copy(update={"result": result, "error": error})
+
+
+def _size(state: TaskState) -> int:
+    return len(state.__pydantic_serializer__.to_json(state))

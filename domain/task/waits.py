@@ -1,0 +1,245 @@
+"""What a task waits for, and the podctl command that moves it on."""
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from domain.task import messages
+from domain.task.models import (
+    SETTLED,
+    GateMode,
+    InboxKind,
+    Message,
+    Phase,
+    Plan,
+    Review,
+    ServerStatus,
+    Spec,
+    TaskState,
+    Workstream,
+    WorkstreamStatus,
+)
+from domain.task.readiness import (
+    drafts,
+    missing_dependencies,
+    server_due_for_release,
+    server_of,
+    server_ready,
+    task_blocked,
+    workstreams_asking,
+)
+
+Gate = Literal["spec", "plan", "review"]
+
+PREVIEW_LIMIT = 160
+#: Reasons of one kind that are written out; with hundreds of workstreams nobody reads more.
+LISTED = 5
+
+
+class Matter(NamedTuple):
+    """Something that waits for a person. The same matter has the same key for as long as it lasts."""
+
+    key: str
+    kind: InboxKind
+    text: str
+    command: str
+    message_id: str | None = None
+    workstream_id: str | None = None
+
+
+def waits_for(state: TaskState) -> list[str]:
+    """Return, in words, what the task waits for and the command that moves it on; empty when it is settled."""
+    reasons = [f"{m.text}: {m.command}" if m.command else m.text for m in open_matters(state)]
+    if state.phase is Phase.WORKSTREAM_EXECUTION:
+        reasons += _work(state)
+    reasons += [
+        f"model server {s.name} on pod {s.pod} is being released: podctl list --pod {s.pod}"
+        for s in state.servers.values()
+        if server_due_for_release(state, s)
+    ]
+    reasons += [f"run {run_id} on pod {pod} is being stopped" for run_id, pod in state.stopping_runs.items()]
+    return reasons
+
+
+def waiting_gate(state: TaskState) -> Gate | None:
+    """Return the gate whose approval is what the phase needs next, if there is something to approve."""
+    if state.phase is Phase.SPEC_CLARIFICATION and state.spec.content.strip() and state.spec.approval is None:
+        return "spec"
+    if state.phase is Phase.PLANNING and state.plan and state.plan.workstreams and state.plan.approval is None:
+        return "plan"
+    if state.phase is Phase.REVIEW and state.review.approval is None:
+        return "review"
+    return None
+
+
+def gate_object(state: TaskState, gate: Gate) -> Spec | Plan | Review:
+    """Return what is approved at a gate."""
+    if gate == "plan":
+        if state.plan is None:
+            raise LookupError("there is no plan yet")
+        return state.plan
+    return state.spec if gate == "spec" else state.review
+
+
+def gate_mode(state: TaskState, gate: Gate) -> GateMode:
+    """Return whether a gate waits for a person."""
+    gates = state.config.gates
+    return {"spec": gates.spec, "plan": gates.plan, "review": gates.review}[gate]
+
+
+def all_settled(state: TaskState) -> bool:
+    """Return whether the work is done, one way or the other."""
+    return all(ws.status in SETTLED for ws in state.workstreams.values())
+
+
+def failures_undecided(state: TaskState) -> bool:
+    """Return whether a person has yet to say what becomes of a failed workstream."""
+    return any(m.approval is not None and m.approval.subject == "workstream_failed" for m in state.open_approvals())
+
+
+def open_matters(state: TaskState) -> Iterator[Matter]:
+    """Yield everything that waits for a person."""
+    if state.final:
+        return
+    task = state.task_id
+    transition = state.pending_transition
+    if transition is not None:
+        yield Matter(
+            f"transition/{transition.to}/{state.phase_changes}",
+            InboxKind.NEEDS_APPROVAL,
+            f"{transition.requested_by} asks to move to {_words(transition.to)} ({transition.reason})",
+            f"podctl signal approve {task}",
+        )
+    yield from _gate_matters(state)
+    if state.phase is Phase.WORKSTREAM_EXECUTION and all_settled(state) and state.hold and not transition:
+        yield Matter(
+            f"hold/{state.phase_changes}",
+            InboxKind.BLOCKER_RAISED,
+            f"all workstreams are dealt with, but {state.hold.by} moved the task back ({state.hold.reason}): retry a "
+            "workstream, or have the task evaluated again",
+            f"podctl task show {task}",
+        )
+    for message in state.messages.values():
+        if messages.waits(message):
+            yield _message_matter(state, message)
+    if state.phase is Phase.WORKSTREAM_EXECUTION:
+        for ws in state.workstreams.values():
+            if ws.by_hand:
+                yield Matter(
+                    f"fix/{ws.ws_id}/{ws.attempt}",
+                    InboxKind.BLOCKER_RAISED,
+                    f"workstream {ws.ws_id} is being fixed by hand",
+                    _report(task, ws.ws_id),
+                    workstream_id=ws.ws_id,
+                )
+
+
+def _gate_matters(state: TaskState) -> Iterator[Matter]:
+    task = state.task_id
+    if state.phase is Phase.SPEC_CLARIFICATION and not state.spec.content.strip():
+        command = f"podctl spec edit {task}"
+        yield Matter("write/spec", InboxKind.BLOCKER_RAISED, "the task has no spec yet", command)
+    if state.phase is Phase.PLANNING and (state.plan is None or not state.plan.workstreams):
+        command = f"podctl plan edit {task}"
+        yield Matter("write/plan", InboxKind.BLOCKER_RAISED, "the task has no plan yet", command)
+    gate = waiting_gate(state)
+    if gate is None:
+        return
+    subject = gate_object(state, gate)
+    approve = f"podctl signal approve-{gate} {task}"
+    what = "the finished work" if gate == "review" else f"{gate} revision {subject.revision}"
+    key = f"{gate}/{subject.revision}/{state.phase_changes}"
+    if subject.rejection is not None:
+        comment = f" ({subject.rejection.comment})" if subject.rejection.comment else ""
+        text = f"{what} was sent back by {subject.rejection.by}{comment}: change it, or approve it as it is"
+        yield Matter(f"rejected/{key}", InboxKind.BLOCKER_RAISED, text, approve)
+    elif gate_mode(state, gate) is GateMode.HUMAN:
+        yield Matter(f"approve/{key}", InboxKind.NEEDS_APPROVAL, f"{what} waits for approval", approve)
+    elif state.hold is not None:
+        text = f"{what} waits, because {state.hold.by} moved the task back ({state.hold.reason}): change it, or approve"
+        yield Matter(f"hold/{key}", InboxKind.BLOCKER_RAISED, text, approve)
+
+
+def _message_matter(state: TaskState, message: Message) -> Matter:
+    approval = message.approval
+    if approval is None:
+        kind = InboxKind.QUESTION_ASKED if message.type == "question" else InboxKind.BLOCKER_RAISED
+        command = f"podctl signal message {state.task_id}"
+        text = f"{message.type} {message.message_id} from {message.author}: {preview(message.content)}"
+    else:
+        failed = approval.subject == "workstream_failed"
+        kind = InboxKind.WORKSTREAM_FAILED if failed else InboxKind.NEEDS_APPROVAL
+        command = f"podctl signal approve {state.task_id} --message {message.message_id} --choice {approval.options[0]}"
+        text = f"{preview(message.content)} (choose {' | '.join(approval.options)})"
+    return Matter(f"message/{message.message_id}", kind, text, command, message.message_id, message.workstream_id)
+
+
+def _work(state: TaskState) -> Iterator[str]:
+    """Yield what workstreams wait for that is no person's decision."""
+    task = state.task_id
+    if task_blocked(state):
+        yield "no workstream starts until the blocking question is answered"
+    asking = workstreams_asking(state)
+    under_way: list[str] = []
+    waiting: list[str] = []
+    ready: list[str] = []
+    servers: dict[str, list[str]] = {}
+    for name, draft in drafts(state).items():
+        ws = state.workstreams[name]
+        if ws.status is WorkstreamStatus.IN_PROGRESS:
+            under_way.append(_under_way(task, ws))
+        elif ws.status is WorkstreamStatus.PENDING and not missing_dependencies(state, draft) and name not in asking:
+            server = server_of(state, draft)
+            if ws.cooldown_until is not None:
+                until = ws.cooldown_until.strftime("%H:%M:%S UTC")
+                waiting.append(f"workstream {name} is tried again at {until} (attempt {ws.attempt} failed: {ws.error})")
+            elif server is not None and not server_ready(server):
+                servers.setdefault(server.name, []).append(name)
+            else:
+                ready.append(name)
+    for name, users in servers.items():
+        server = state.servers[name]
+        waiting.append(
+            f"{_list(users)} wait{'s' if len(users) == 1 else ''} for model server {name} on pod {server.pod} "
+            f"({server.status.replace('_', ' ')}{': ' + preview(server.detail) if server.detail else ''}): "
+            + (f"podctl pods show {server.pod}" if server.status in _NOT_STARTED else f"podctl logs {name} -f")
+        )
+    yield from _some(under_way)
+    yield from _some(waiting)
+    if ready:
+        yield f"{_list(ready)} wait{'s' if len(ready) == 1 else ''} for a free slot of {state.config.max_concurrent}"
+
+
+_NOT_STARTED = frozenset({ServerStatus.WANTED, ServerStatus.ATTACHED, ServerStatus.PENDING, ServerStatus.UNREACHABLE})
+
+
+def _under_way(task: str, ws: Workstream) -> str:
+    if ws.run is None:
+        return f"workstream {ws.ws_id} is done outside: {_report(task, ws.ws_id)}"
+    return (
+        f"workstream {ws.ws_id} runs on pod {ws.run.pod} (attempt {ws.attempt}): podctl task logs {task} {ws.ws_id} -f"
+    )
+
+
+def _report(task: str, ws_id: str) -> str:
+    return f"podctl signal workstream-result {task} {ws_id} --status completed"
+
+
+def _some(reasons: list[str]) -> Iterator[str]:
+    yield from reasons[:LISTED]
+    if len(reasons) > LISTED:
+        yield f"and {len(reasons) - LISTED} more like this"
+
+
+def _list(names: list[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"workstream{'s' if len(names) > 1 else ''} {', '.join(names[:LISTED])}{more}"
+
+
+def _words(phase: Phase) -> str:
+    return phase.value.replace("_", " ")
+
+
+def preview(text: str) -> str:
+    """Return the beginning of ``text`` as one line."""
+    line = " ".join(text[: PREVIEW_LIMIT * 4].split())
+    return line if len(line) <= PREVIEW_LIMIT else line[: PREVIEW_LIMIT - 1] + "…"
