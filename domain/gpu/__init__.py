@@ -1,0 +1,1 @@
+"""GPU pods: inventory, catalog, start planning, leases, the life of model servers, and their failures."""

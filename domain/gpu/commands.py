@@ -1,0 +1,198 @@
+"""What can be asked of a GPU pod, and what activities report to it: one typed model each."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from domain.entity import Value
+from domain.gpu.models import ShownState
+from domain.gpu.observation import Inventory, Observation, StopResult
+from domain.gpu.request import StartRequest
+from domain.gpu.ssh_target import SshTarget
+from domain.ids import Name
+
+#: Seconds between TERM and KILL when a stop does not say. The drain that vLLM is given is derived from it.
+DEFAULT_GRACE_SECONDS = 30.0
+
+Grace = Annotated[float, Field(ge=0, le=3600)]
+Text = Annotated[str, Field(max_length=4_000)]
+
+
+class PodInput(Value):
+    """What a GPU pod starts with. ``ssh`` is parsed by the sender: a start input that fails to decode wedges."""
+
+    name: Name
+    ssh: SshTarget
+    host_key: str
+    task_queue: str | None = None
+    root: str = "~/.podctl"
+    by: str
+    command_id: str
+
+
+class SetAddress(Value):
+    """The machine moved. Without ``host_key`` the pinned one stays."""
+
+    type: Literal["set_address"] = "set_address"
+    ssh: SshTarget
+    host_key: str | None = None
+
+
+class SetTaskQueue(Value):
+    """Which workers reach the machine; None: those of the common queue."""
+
+    type: Literal["set_task_queue"] = "set_task_queue"
+    task_queue: str | None
+
+
+class Remove(Value):
+    """Forget the machine; ``lost`` is a person's statement that it is gone, with everything on it."""
+
+    type: Literal["remove"] = "remove"
+    lost: bool = False
+
+
+class StartServer(Value):
+    """A person wants a model server; it stays until a person stops it. ``wait``: it may stand in the queue."""
+
+    type: Literal["start_server"] = "start_server"
+    request: StartRequest
+    wait: bool = True
+
+
+class AttachServer(Value):
+    """A task needs a model server; it is started if it does not run."""
+
+    type: Literal["attach_server"] = "attach_server"
+    task_id: Name
+    request: StartRequest
+
+
+class DetachServer(Value):
+    """A task no longer needs a model server; it stops when nobody does. Nothing happens if it is not held."""
+
+    type: Literal["detach_server"] = "detach_server"
+    task_id: Name
+    name: Name
+
+
+class StopServer(Value):
+    """A person wants a model server gone, whoever holds it."""
+
+    type: Literal["stop_server"] = "stop_server"
+    name: Name
+    grace: Grace = DEFAULT_GRACE_SECONDS
+
+
+class AcceptMemory(Value):
+    """A person says that the memory a stopped server did not give back is not its: the lease is released."""
+
+    type: Literal["accept_memory"] = "accept_memory"
+    name: Name
+
+
+class PodObserved(Value):
+    """What a watch or an inspection saw: every server launch on the machine, at one moment.
+
+    ``expected`` are the launch ids that the activity was told about when it began: only one of these can be
+    called missing, for a launch that began meanwhile is not in a list made before it.
+    """
+
+    type: Literal["pod_observed"] = "pod_observed"
+    boot: str
+    launches: tuple[Observation, ...] = ()
+    inventory: Inventory | None = None
+    expected: tuple[str, ...] = ()
+    #: launch id -> last lines of its log, for launches that ended.
+    log_tails: dict[str, str] = Field(default_factory=dict)
+
+
+class PodUnreachable(Value):
+    """The machine does not answer, or not as a machine that podctl can use."""
+
+    type: Literal["pod_unreachable"] = "pod_unreachable"
+    reason: Text
+
+
+class LaunchDone(Value):
+    """The podlet has a launch of this id, new or found."""
+
+    type: Literal["launch_done"] = "launch_done"
+    launch_id: str
+    observation: Observation
+
+
+class LaunchFailed(Value):
+    """The podlet refused a launch, or could not do it; ``code`` is the podlet's."""
+
+    type: Literal["launch_failed"] = "launch_failed"
+    launch_id: str
+    code: str
+    message: Text
+    #: The port that was taken, for ``port_taken``; None: the plan's.
+    port: int | None = None
+
+
+class StopDone(Value):
+    """The podlet's answer to a stop."""
+
+    type: Literal["stop_done"] = "stop_done"
+    launch_id: str
+    result: StopResult
+
+
+class StopFailed(Value):
+    """A stop could not be carried out or verified; it is tried again."""
+
+    type: Literal["stop_failed"] = "stop_failed"
+    launch_id: str
+    code: str
+    message: Text
+
+
+class HolderGone(Value):
+    """A task that holds servers here is closed or never was."""
+
+    type: Literal["holder_gone"] = "holder_gone"
+    task_id: Name
+
+
+class HolderTold(Value):
+    """A task received what it had to be told about a server (action ``Notify``)."""
+
+    type: Literal["holder_told"] = "holder_told"
+    task_id: Name
+    name: Name
+    status: ShownState
+    launch_id: str | None = None
+
+
+Command = Annotated[
+    SetAddress
+    | SetTaskQueue
+    | Remove
+    | StartServer
+    | AttachServer
+    | DetachServer
+    | StopServer
+    | AcceptMemory
+    | PodObserved
+    | PodUnreachable
+    | LaunchDone
+    | LaunchFailed
+    | StopDone
+    | StopFailed
+    | HolderGone
+    | HolderTold,
+    Field(discriminator="type"),
+]
+#: What activities report: facts, which cannot be refused for being inconvenient.
+Report = PodObserved | PodUnreachable | LaunchDone | LaunchFailed | StopDone | StopFailed | HolderGone | HolderTold
+
+
+class Envelope(Value):
+    """A command with its identity and its sender."""
+
+    command_id: str
+    by: str
+    command: Command

@@ -1,0 +1,253 @@
+"""The state of a GPU pod: one machine, its model servers, and what is known about it."""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from domain.entity import EntityState, Value
+from domain.errors import Rejected
+from domain.gpu.observation import Exit, GpuShare, Inventory, StopResult
+from domain.gpu.request import StartRequest
+from domain.gpu.ssh_target import SshTarget
+from domain.ids import Name
+
+#: `lost`: contact with the launch itself was lost (its record is gone, or a person gave up the machine).
+#: `memory_unexplained`: stopped, but GPU memory did not come back; the lease stays held.
+ServerState = Literal[
+    "pending",
+    "launching",
+    "loading",
+    "ready",
+    "unhealthy",
+    "stopping",
+    "stopped",
+    "failed",
+    "lost",
+    "memory_unexplained",
+]
+ShownState = ServerState | Literal["unreachable"]
+FailureType = Literal[
+    "out_of_memory",
+    "kv_cache",
+    "memory_draining",
+    "model_gated",
+    "model_missing",
+    "port_taken",
+    "driver_mismatch",
+    "bad_arguments",
+    "engine_init",
+    "engine_died",
+    "killed",
+    "program_not_found",
+    "gpu_missing",
+    "gpu_share_taken",
+    "not_launched",
+    "no_room",
+    "planning",
+    "machine_rebooted",
+    "record_missing",
+    "unknown",
+]
+
+
+class Failure(Value):
+    """Why a model server failed, what to try, and the last lines of its log."""
+
+    type: FailureType
+    message: str
+    advice: str
+    #: Whether the same start may succeed later without any change.
+    retryable: bool = False
+    log_tail: str = ""
+
+
+class StartPlan(Value):
+    """What was decided for one launch. ``argv`` carries ``{loopback}`` for the machine's loopback address."""
+
+    #: UUIDs, in the order of the machine's indexes.
+    gpus: tuple[str, ...]
+    #: Part of each GPU's memory, 0 < share <= 1.
+    share: float
+    port: int
+    #: First and count of the ports that vLLM uses inside.
+    internal_ports: tuple[int, int]
+    argv: tuple[str, ...]
+    environment: dict[str, str]
+    served_name: str
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """Every port that the launch may listen on."""
+        first, count = self.internal_ports
+        return (self.port, *range(first, first + count))
+
+
+class StopOrder(Value):
+    """A stop that was asked for and is carried out until it is verified. ``grace`` is in seconds."""
+
+    requested_at: datetime
+    by: str
+    grace: float
+    attempts: int = 0
+    #: Not to be tried again before; None: at once.
+    retry_at: datetime | None = None
+
+
+class Ended(Value):
+    """Why nothing of a launch can be left on the machine; only then is its lease released."""
+
+    how: Literal["verified", "rebooted", "lost", "not_launched", "memory_accepted"]
+    at: datetime
+
+
+class Belief(Value):
+    """What was last seen of a launch, reduced to what matters. Readiness and stage only ever grow."""
+
+    state: Literal["absent", "starting", "running", "exited"]
+    pid: int | None = None
+    start_time: int | None = None
+    root_exited: bool = False
+    members_left: bool = False
+    ready: bool = False
+    healthy: bool | None = None
+    stage: str | None = None
+    stop_verified: bool = False
+
+
+class Told(Value):
+    """What a holder of a server was last told about it."""
+
+    status: ShownState
+    launch_id: str | None = None
+
+
+class ModelServer(Value):
+    """One model server: what is wanted, what was decided, what is seen. A later start of the name replaces it."""
+
+    name: Name
+    request: StartRequest
+    state: ServerState = "pending"
+    since: datetime
+    #: Counts launches of this name; 0 while none was decided.
+    counter: int = 0
+    launch_id: str | None = None
+    plan: StartPlan | None = None
+    #: Tasks that need it.
+    holders: tuple[str, ...] = ()
+    #: A person started it: it stays when no task needs it.
+    kept: bool = False
+    #: It should run; False once a stop was asked for.
+    wanted: bool = True
+    #: It may wait in the queue; False: it fails if there is no room.
+    wait: bool = True
+    #: Launches of this request that were refused before anything ran.
+    refused_launches: int = 0
+    belief: Belief | None = None
+    pid: int | None = None
+    stage: str | None = None
+    exit: Exit | None = None
+    failure: Failure | None = None
+    created_at: datetime
+    ready_at: datetime | None = None
+    stop: StopOrder | None = None
+    stop_result: StopResult | None = None
+    ended: Ended | None = None
+    told: dict[str, Told] = Field(default_factory=dict)
+
+    @property
+    def model(self) -> str:
+        """The model that it serves."""
+        return self.request.model
+
+    @property
+    def holds_lease(self) -> bool:
+        """Whether a launch was decided of which something may be on the machine."""
+        return self.launch_id is not None and self.ended is None
+
+    @property
+    def finished(self) -> bool:
+        """Whether it neither runs nor waits to, and holds nothing."""
+        return self.state != "pending" and not self.holds_lease
+
+    @property
+    def may_have_process(self) -> bool:
+        """Whether a process of it may live."""
+        return self.holds_lease and self.state != "memory_unexplained"
+
+
+class Orphan(Value):
+    """A living launch on the machine that this state does not own; planning goes around it."""
+
+    launch_id: str
+    belief: Belief
+    gpus: tuple[GpuShare, ...] = ()
+    ports: tuple[int, ...] = ()
+
+
+class PodAddress(Value):
+    """Everything an activity needs to reach the machine. The host key is public, in OpenSSH's format."""
+
+    pod: str
+    ssh: SshTarget
+    host_key: str
+    root: str
+
+
+class GpuPodState(EntityState):
+    """One GPU pod: the machine's address and inventory, its model servers, their leases and queue."""
+
+    name: Name
+    ssh: SshTarget
+    host_key: str
+    #: Polled by the workers that can reach this machine; None: the common one.
+    task_queue: str | None = None
+    #: Folder of ours on the machine; ``~`` is its home.
+    root: str = "~/.podctl"
+    #: Grows with each change of the address: a connection to an older one is given up.
+    address_revision: int = 0
+    #: None: never tried yet.
+    reachable: bool | None = None
+    #: Since when it is as ``reachable`` says.
+    since: datetime
+    unreachable_reason: str = ""
+    boot: str | None = None
+    #: Boots before this one, newest last: a report that was under way is not a second reboot.
+    previous_boots: tuple[str, ...] = ()
+    inventory: Inventory | None = None
+    inventory_at: datetime | None = None
+    #: The inventory has to be looked at again before anything is planned on it.
+    inventory_stale: bool = False
+    #: Seconds until it is looked at again while something waits for it.
+    recheck_seconds: float = 15.0
+    servers: dict[str, ModelServer] = Field(default_factory=dict)
+    #: The highest counter of servers that were forgotten, or that a machine reported from an earlier life.
+    counter_floor: int = 0
+    orphans: tuple[Orphan, ...] = ()
+    #: Ports that something else was found to listen on, and when.
+    busy_ports: dict[int, datetime] = Field(default_factory=dict)
+    created_by: str
+    created_at: datetime
+    removed: bool = False
+
+    def server(self, name: str) -> ModelServer:
+        """Return the server ``name``; raises Rejected ``server_not_found`` that lists those there are."""
+        found = self.servers.get(name)
+        if found is None:
+            known = ", ".join(sorted(self.servers)) or "none"
+            raise Rejected("server_not_found", f"no model server {name!r} on pod {self.name!r}; there are: {known}")
+        return found
+
+    def server_of_launch(self, launch_id: str) -> ModelServer | None:
+        """Return the server whose current launch this is, or None."""
+        return next((s for s in self.servers.values() if s.launch_id == launch_id), None)
+
+
+def shown_state(state: GpuPodState, server: ModelServer) -> ShownState:
+    """Return the state a person is shown: ``unreachable`` where the machine is and a process may live there."""
+    return "unreachable" if state.reachable is False and server.may_have_process else server.state
+
+
+def address(state: GpuPodState) -> PodAddress:
+    """Return what activities need to reach the machine."""
+    return PodAddress(pod=state.name, ssh=state.ssh, host_key=state.host_key, root=state.root)

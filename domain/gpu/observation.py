@@ -1,0 +1,140 @@
+"""What the podlet reports from a machine.
+
+Fields that are not known here are ignored: the podlet on a pod may be newer than the worker that reads it.
+"""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Reported(BaseModel):
+    """A frozen model of something that another program reports; unknown fields are dropped."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Gpu(Reported):
+    """One GPU as nvidia-smi lists it; a figure that it does not give (``[N/A]``) is None."""
+
+    index: int
+    uuid: str
+    name: str
+    memory_total_mib: int | None = None
+    memory_used_mib: int | None = None
+    mig: bool = False
+
+
+class ComputeApp(Reported):
+    """One process that holds GPU memory; ``launch`` is None for a process that no launch of ours owns."""
+
+    pid: int
+    gpu_uuid: str
+    used_mib: int | None = None
+    launch: str | None = None
+
+
+class Vllm(Reported):
+    """The vLLM program that was found on the machine, if any."""
+
+    program: str | None = None
+    version: str | None = None
+
+
+class Inventory(Reported):
+    """The machine: its GPUs, who uses them, its disk and its vLLM."""
+
+    boot: str
+    hostname: str = ""
+    os: str = ""
+    python: str = ""
+    home: str = ""
+    root: str = ""
+    disk_free_bytes: int | None = None
+    driver: str | None = None
+    gpus: tuple[Gpu, ...] = ()
+    gpu_state: Literal["ok", "no_nvidia_smi", "no_driver", "error"] = "ok"
+    gpu_message: str = ""
+    compute_apps: tuple[ComputeApp, ...] = ()
+    vllm: Vllm = Vllm()
+
+
+class Exit(Reported):
+    """How a launch's root process ended. ``unknown``: nobody saw it (supervisor lost, or the machine rebooted)."""
+
+    code: int | None = None
+    signal: int | None = None
+    error: str | None = None
+    unknown: bool = False
+    at: datetime | None = None
+
+
+class MemoryReading(Reported):
+    """Memory used on one GPU, in MiB: before the launch and after its stop."""
+
+    before: int | None = None
+    now: int | None = None
+
+
+class StopResult(Reported):
+    """A verified stop. ``memory_unexplained``: no process is left, yet the memory did not come back."""
+
+    id: str
+    state: Literal["stopped", "memory_unexplained"]
+    exit: Exit | None = None
+    killed: int = 0
+    seconds: float = 0.0
+    processes_left: int = 0
+    gpu_processes_left: int = 0
+    ports_closed: bool = True
+    shared_memory_removed: tuple[str, ...] = ()
+    sockets_removed: tuple[str, ...] = ()
+    memory: dict[str, MemoryReading] = {}
+
+
+class GpuShare(Reported):
+    """The part of one GPU's memory that a launch was given, 0 < share <= 1."""
+
+    uuid: str
+    share: float
+
+
+#: Readiness in the order in which it grows.
+Readiness = Literal["none", "process", "health", "models", "ready"]
+
+
+class Observation(Reported):
+    """One launch as the podlet sees it. ``members`` counts its living processes, re-parented ones included."""
+
+    id: str
+    kind: Literal["server", "run"] = "server"
+    state: Literal["absent", "starting", "running", "exited"]
+    boot: str = ""
+    pid: int | None = None
+    start_time: int | None = None
+    started_at: datetime | None = None
+    exit: Exit | None = None
+    members: int = 0
+    readiness: Readiness = "none"
+    healthy: bool | None = None
+    stage: str | None = None
+    log_size: int = 0
+    last_line: str = ""
+    ports: tuple[int, ...] = ()
+    gpus: tuple[GpuShare, ...] = ()
+    stop_requested: bool = False
+    stopped: StopResult | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether a process of this launch lives, or may be about to."""
+        return self.state in {"starting", "running"}
+
+
+class PodObservation(Reported):
+    """The podlet's answer to ``observe``: every launch asked for, at one moment of one boot."""
+
+    boot: str
+    now: datetime | None = None
+    launches: tuple[Observation, ...] = ()

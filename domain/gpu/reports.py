@@ -1,0 +1,322 @@
+"""What activities report, and what follows from it: reconciling what is believed with what is seen."""
+
+from datetime import timedelta
+
+from domain.gpu.beliefs import merge
+from domain.gpu.commands import HolderTold, LaunchDone, LaunchFailed, PodObserved, PodUnreachable, StopDone, StopFailed
+from domain.gpu.draft import Draft
+from domain.gpu.failures import classify, describe_exit, failure
+from domain.gpu.inventory import compact, differences
+from domain.gpu.models import Belief, FailureType, ModelServer, Orphan, ServerState, StopOrder, Told
+from domain.gpu.observation import Inventory, Observation, StopResult
+from domain.gpu.servers import after_end, requeue
+
+#: Memory that may differ from the value noted before a launch and still count as given back, in MiB.
+MEMORY_TOLERANCE_MIB = 512
+#: Seconds until a machine that something waits for is looked at again: doubled while nothing changes.
+FIRST_RECHECK_SECONDS = 15.0
+LAST_RECHECK_SECONDS = 600.0
+_BOOTS_KEPT = 5
+#: A start that the podlet refused this often, each time for a reason that a new plan should have cured, fails.
+_REFUSED_LAUNCHES = 5
+#: The podlet's refusals after which nothing of the launch exists, nor ever will under its id.
+_NOT_LAUNCHED: dict[str, FailureType] = {
+    "port_taken": "port_taken",
+    "gpu_share_taken": "gpu_share_taken",
+    "gpu_missing": "gpu_missing",
+    "program_not_found": "program_not_found",
+    "launch_stopped": "not_launched",
+    "bad_request": "not_launched",
+}
+#: Those of them that planning again, on a fresh look at the machine, can cure.
+_PLAN_AGAIN = frozenset({"port_taken", "gpu_share_taken", "gpu_missing"})
+
+
+def pod_observed(draft: Draft, command: PodObserved) -> None:
+    """Take in a look at the machine. One that was under way when the machine rebooted is dropped."""
+    if command.boot in draft.state.previous_boots:
+        return
+    _reached(draft)
+    _note_boot(draft, command.boot)
+    launches = {launch.id: launch for launch in command.launches if launch.kind == "server"}
+    _learn_counters(draft, launches)
+    for server in list(draft.state.servers.values()):
+        if not server.holds_lease or server.launch_id is None:
+            continue
+        seen = launches.get(server.launch_id)
+        if seen is not None and seen.state != "absent":
+            _see(draft, server, seen, command.log_tails.get(seen.id, seen.last_line))
+        elif server.launch_id in command.expected:
+            _missing(draft, server)
+    _note_orphans(draft, launches)
+    if command.inventory is not None:
+        _note_inventory(draft, command.inventory)
+
+
+def pod_unreachable(draft: Draft, command: PodUnreachable) -> None:
+    """Note that the machine does not answer. Nothing else follows: what runs there is left alone."""
+    if draft.state.reachable is False:
+        return
+    draft.update(reachable=False, since=draft.now, unreachable_reason=command.reason)
+    kept = [server.name for server in draft.state.servers.values() if server.may_have_process]
+    draft.emit("pod_unreachable", reason=command.reason, servers_left_alone=list(kept))
+
+
+def launch_done(draft: Draft, command: LaunchDone) -> None:
+    """Note that a launch exists on the machine. Looks that came in meanwhile know more and win."""
+    server = draft.state.server_of_launch(command.launch_id)
+    if server is None or server.state != "launching":
+        return
+    seen = command.observation
+    if seen.boot in draft.state.previous_boots:
+        _rebooted(draft, server)
+        return
+    if seen.boot:
+        _note_boot(draft, seen.boot)
+    if seen.alive and seen.exit is None:
+        _loading(draft, draft.change(server, belief=merge(server.belief, seen), pid=seen.pid))
+    else:
+        _see(draft, server, seen, seen.last_line)
+
+
+def launch_failed(draft: Draft, command: LaunchFailed) -> None:
+    """Note that a launch was refused: planned again where that can help, else failed and, in doubt, stopped."""
+    server = draft.state.server_of_launch(command.launch_id)
+    if server is None or server.state != "launching":
+        return
+    draft.emit("launch_refused", server=server.name, launch_id=command.launch_id, code=command.code,
+               message=command.message)  # fmt: skip
+    if command.code == "port_taken" and server.plan is not None:
+        port = command.port or server.plan.port
+        draft.update(busy_ports={**draft.state.busy_ports, port: draft.now})
+    elif command.code in _PLAN_AGAIN:
+        draft.update(inventory_stale=True)
+    if command.code in _PLAN_AGAIN and server.refused_launches + 1 < _REFUSED_LAUNCHES:
+        ended = draft.end(server, "not_launched", "stopped", refused_launches=server.refused_launches + 1)
+        requeue(draft, ended)
+        return
+    reason = failure(_NOT_LAUNCHED.get(command.code, "unknown"), command.message)
+    server = draft.fail(server, reason)
+    if command.code in _NOT_LAUNCHED:
+        draft.end(server, "not_launched", "failed")
+    else:
+        draft.order_stop(server, 0.0, why="its launch failed, and something of it may be left")
+
+
+def stop_done(draft: Draft, command: StopDone) -> None:
+    """Note a verified stop and release the lease; where GPU memory stayed in use, keep it."""
+    server = draft.state.server_of_launch(command.launch_id)
+    if server is not None and server.holds_lease:
+        _stopped(draft, server, command.result)
+
+
+def stop_failed(draft: Draft, command: StopFailed) -> None:
+    """Note that a stop has to be tried again, after a growing delay."""
+    server = draft.state.server_of_launch(command.launch_id)
+    if server is None or not server.holds_lease or server.stop is None:
+        return
+    delay = min(5.0 * 2**server.stop.attempts, 300.0)
+    stop = server.stop.model_copy(
+        update={"attempts": server.stop.attempts + 1, "retry_at": draft.now + timedelta(seconds=delay)}
+    )
+    draft.change(server, stop=stop)
+    draft.emit(
+        "server_stop_failed",
+        server=server.name,
+        launch_id=command.launch_id,
+        code=command.code,
+        message=command.message,
+        retry_in_seconds=delay,
+    )
+
+
+def holder_told(draft: Draft, command: HolderTold) -> None:
+    """Note what a task knows about a server."""
+    server = draft.state.servers.get(command.name)
+    if server is not None and command.task_id in server.holders:
+        told = Told(status=command.status, launch_id=command.launch_id)
+        draft.change(server, told={**server.told, command.task_id: told})
+
+
+def _reached(draft: Draft) -> None:
+    if draft.state.reachable is True:
+        return
+    away = (draft.now - draft.state.since).total_seconds() if draft.state.reachable is False else None
+    draft.update(reachable=True, since=draft.now, unreachable_reason="")
+    draft.emit("pod_reachable", unreachable_seconds=away)
+
+
+def _note_boot(draft: Draft, boot: str) -> None:
+    """Note which boot the machine is in. Of another boot's processes nothing is left."""
+    before = draft.state.boot
+    if before == boot:
+        return
+    draft.update(boot=boot)
+    if before is None:
+        return
+    draft.update(
+        previous_boots=(*draft.state.previous_boots, before)[-_BOOTS_KEPT:],
+        inventory_stale=True,
+        busy_ports={},
+    )
+    held = [server for server in draft.state.servers.values() if server.holds_lease]
+    draft.emit("pod_rebooted", boot=boot, servers=[server.name for server in held])
+    for server in held:
+        if server.state == "memory_unexplained":
+            after_end(draft, draft.end(server, "rebooted", _final(server)))
+        elif server.state in {"loading", "ready", "unhealthy", "lost"}:
+            _rebooted(draft, server)
+        # What is being launched or stopped goes on: the podlet knows which boot a launch was made in.
+
+
+def _rebooted(draft: Draft, server: ModelServer) -> None:
+    reason = failure("machine_rebooted", f"pod {draft.state.name!r} rebooted while it was {server.state}")
+    draft.end(draft.fail(server, reason), "rebooted", "failed")
+
+
+def _learn_counters(draft: Draft, launches: dict[str, Observation]) -> None:
+    """Never give a launch id that the machine has seen, even if this state was made anew."""
+    highest = draft.state.counter_floor
+    for launch_id in launches:
+        pod, _, rest = launch_id.partition("/")
+        name, _, counter = rest.rpartition("/")
+        known = draft.state.servers.get(name)
+        if pod == draft.state.name and counter.isdecimal() and int(counter) > (known.counter if known else 0):
+            highest = max(highest, int(counter))
+    if highest != draft.state.counter_floor:
+        draft.update(counter_floor=highest)
+
+
+def _see(draft: Draft, server: ModelServer, seen: Observation, log_tail: str) -> None:
+    """Take in a look at one server's launch."""
+    belief = merge(server.belief, seen)
+    changes = {"belief": belief, "pid": belief.pid, "exit": seen.exit or server.exit, "stage": belief.stage}
+    if any(getattr(server, name) != value for name, value in changes.items()):
+        stage_before = server.stage
+        server = draft.change(server, **changes)
+        if server.state == "loading" and not belief.ready and stage_before not in {belief.stage, None}:
+            draft.emit("server_loading", by="podctl", server=server.name, launch_id=seen.id, stage=belief.stage)
+    if seen.stopped is not None and seen.stopped.state == "stopped":
+        _stopped(draft, server, seen.stopped)
+    elif server.state not in {"launching", "loading", "ready", "unhealthy", "lost"}:
+        return  # being stopped or cleaned up: the verified stop says how it ended
+    elif seen.state == "exited" or seen.exit is not None:
+        _ended_by_itself(draft, server, seen, log_tail)
+    elif seen.state == "running":
+        _running(draft, server, belief)
+
+
+def _running(draft: Draft, server: ModelServer, belief: Belief) -> None:
+    if server.state in {"launching", "lost"}:
+        server = _loading(draft, server)
+    if not belief.ready:
+        return
+    if belief.healthy is False:
+        if server.state != "unhealthy":
+            draft.move(server, "unhealthy")
+            draft.emit("server_unhealthy", server=server.name, launch_id=server.launch_id)
+    elif server.state != "ready":
+        loaded = (draft.now - server.since).total_seconds() if server.ready_at is None else None
+        ready = draft.move(server, "ready", ready_at=server.ready_at or draft.now)
+        port = ready.plan.port if ready.plan else None
+        draft.emit("server_ready", server=server.name, launch_id=server.launch_id, port=port, load_seconds=loaded)
+
+
+def _loading(draft: Draft, server: ModelServer) -> ModelServer:
+    draft.emit("server_loading", by="podctl", server=server.name, launch_id=server.launch_id, pid=server.pid)
+    return draft.move(server, "loading", failure=None)
+
+
+def _ended_by_itself(draft: Draft, server: ModelServer, seen: Observation, log_tail: str) -> None:
+    if seen.stop_requested:
+        draft.order_stop(server, 0.0, why="it was stopped on the machine")
+        return
+    was_ready = server.belief is not None and server.belief.ready
+    server = draft.fail(server, classify(seen.exit, log_tail, was_ready=was_ready))
+    if seen.state == "exited" and seen.members == 0:
+        # It has failed, and that can be said at once; what it left behind is cleaned up before its GPUs are given on.
+        draft.change(server, stop=StopOrder(requested_at=draft.now, by="podctl", grace=0.0))
+    else:
+        draft.order_stop(server, 0.0, why="its root process is gone and others of it still run")
+
+
+def _missing(draft: Draft, server: ModelServer) -> None:
+    """The machine has no record of a launch that was there. Its processes may live: nothing is concluded."""
+    if server.belief is not None:
+        server = draft.change(server, belief=None)
+    if server.state not in {"loading", "ready", "unhealthy"}:
+        return
+    reason = failure("record_missing", f"the machine has no record of launch {server.launch_id} any more")
+    draft.move(server, "lost", failure=reason)
+    draft.emit("server_lost", server=server.name, launch_id=server.launch_id, message=reason.message,
+               advice=reason.advice)  # fmt: skip
+
+
+def _note_orphans(draft: Draft, launches: dict[str, Observation]) -> None:
+    """List living launches that no server here owns. They are gone around, not touched."""
+    owned = {server.launch_id for server in draft.state.servers.values() if server.holds_lease}
+    before = {orphan.launch_id: orphan for orphan in draft.state.orphans}
+    now = {
+        launch.id: Orphan(
+            launch_id=launch.id,
+            belief=merge(before[launch.id].belief if launch.id in before else None, launch),
+            gpus=launch.gpus,
+            ports=launch.ports,
+        )
+        for launch in launches.values()
+        if launch.alive and launch.id not in owned
+    }
+    if now == before:
+        return
+    draft.update(orphans=tuple(now.values()))
+    for launch_id in now.keys() - before.keys():
+        draft.emit("orphan_found", launch_id=launch_id, gpus=[gpu.uuid for gpu in now[launch_id].gpus])
+    for launch_id in before.keys() - now.keys():
+        draft.emit("orphan_gone", launch_id=launch_id)
+
+
+def _note_inventory(draft: Draft, inventory: Inventory) -> None:
+    changes = differences(draft.state.inventory, inventory)
+    recheck = FIRST_RECHECK_SECONDS if changes else min(draft.state.recheck_seconds * 2, LAST_RECHECK_SECONDS)
+    draft.update(inventory=compact(inventory), inventory_at=draft.now, inventory_stale=False, recheck_seconds=recheck)
+    if changes:
+        draft.emit("inventory_changed", changes=list(changes))
+    for server in list(draft.state.servers.values()):
+        if server.state == "memory_unexplained" and _memory_came_back(server, inventory):
+            after_end(draft, draft.end(server, "verified", _final(server)))
+
+
+def _stopped(draft: Draft, server: ModelServer, result: StopResult) -> None:
+    exit_ = result.exit or server.exit
+    if result.state == "memory_unexplained":
+        readings = {uuid: f"{m.before} MiB before the launch, {m.now} MiB now" for uuid, m in result.memory.items()}
+        draft.move(server, "memory_unexplained", stop=None, stop_result=result, exit=exit_)
+        draft.update(recheck_seconds=FIRST_RECHECK_SECONDS)
+        draft.emit("server_memory_unexplained", server=server.name, launch_id=server.launch_id, memory=dict(readings))
+        return
+    draft.emit(
+        "server_stopped",
+        server=server.name,
+        launch_id=server.launch_id,
+        killed=result.killed,
+        seconds=result.seconds,
+        exit=describe_exit(exit_) if exit_ and server.failure is None else None,
+        after_failure=server.failure.type if server.failure else None,
+        left_files_removed=len(result.shared_memory_removed) + len(result.sockets_removed),
+    )
+    after_end(draft, draft.end(server, "verified", _final(server), stop=None, stop_result=result, exit=exit_))
+
+
+def _final(server: ModelServer) -> ServerState:
+    return "failed" if server.failure is not None else "stopped"
+
+
+def _memory_came_back(server: ModelServer, inventory: Inventory) -> bool:
+    readings = server.stop_result.memory if server.stop_result else {}
+    used = {gpu.uuid: gpu.memory_used_mib for gpu in inventory.gpus}
+    for uuid in server.plan.gpus if server.plan else ():
+        before = readings[uuid].before if uuid in readings else None
+        now = used.get(uuid)
+        if before is None or now is None or now > before + MEMORY_TOLERANCE_MIB:
+            return False
+    return True

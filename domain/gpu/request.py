@@ -1,0 +1,160 @@
+"""What a person or a task asks for when it wants a model server, and which vLLM arguments it may carry."""
+
+import re
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, StringConstraints
+
+from domain.entity import Value
+from domain.errors import Rejected
+from domain.gpu.catalog import ModelEntry
+from domain.ids import Name
+
+#: Bytes that all arguments of one server may take together: they live in the pod's state.
+_ARGUMENTS_LIMIT = 16 * 1024
+#: Tokens as Hugging Face, OpenAI and the like hand them out.
+_TOKEN = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|nvapi-[A-Za-z0-9_-]{20,})"
+)
+#: What podctl decides itself, and what to do instead of asking vLLM for it.
+_OURS = {
+    "--port": "podctl picks a free port; see it with `podctl list`",
+    "--host": "model servers listen on the pod's loopback and are reached through the SSH connection",
+    "--uds": "model servers listen on a port of the pod's loopback",
+    "--shutdown-timeout": "it follows from the stop's grace",
+    "--headless": "a server that spans machines is not supported",
+}
+_SECRETS = {
+    "--api-key": "podctl makes a key for each launch on the pod itself",
+    "--hf-token": "set HF_TOKEN where the worker runs; it reaches the server through its environment",
+}
+
+
+def parse_memory(value: object) -> object:
+    """Return ``90%`` as 0.9; anything else is left to the type (a number above 0 and at most 1)."""
+    if isinstance(value, str):
+        found = re.fullmatch(r"\s*(\d{1,3}(?:\.\d+)?)\s*%\s*", value)
+        if found:
+            return float(found.group(1)) / 100
+        if not re.fullmatch(r"\s*[01]?\.\d+\s*|\s*1\s*", value):
+            raise ValueError(f"{value!r} is not a share of GPU memory: write for example 90% or 0.9")
+    return value
+
+
+def parse_context(value: object) -> object:
+    """Return ``32k`` as 32768 (k = 1024); anything else is left to the type (a whole number of tokens)."""
+    if isinstance(value, str):
+        found = re.fullmatch(r"\s*(\d{1,5})\s*[kK]\s*", value)
+        if found:
+            return int(found.group(1)) * 1024
+        if not re.fullmatch(r"\s*\d{1,8}\s*", value):
+            raise ValueError(f"{value!r} is not a context length: write for example 32k or 32768")
+    return value
+
+
+Memory = Annotated[float, BeforeValidator(parse_memory), Field(gt=0, le=1)]
+Context = Annotated[int, BeforeValidator(parse_context), Field(ge=1, le=100_000_000)]
+#: A model id or a path on the pod. No leading dash: it must never be taken for an option.
+Model = Annotated[str, StringConstraints(pattern=r"^[^-\s\x00-\x1f\x7f][^\x00-\x1f\x7f]{0,255}$")]
+Argument = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=4_096)]
+
+
+class StartRequest(Value):
+    """A model server that is wanted. ``arguments`` are vLLM's own, passed on unchanged (``--vllm …``).
+
+    ``entry`` is what the sender's catalog says about the model, None for an unknown one: it travels with the
+    request, so that a catalog edited later cannot change what was asked, and a user's own one counts everywhere.
+    """
+
+    model: Model
+    name: Name
+    gpus: Annotated[int, Field(ge=1, le=64)] | None = None
+    memory: Memory | None = None
+    context: Context | None = None
+    arguments: tuple[Argument, ...] | None = None
+    entry: ModelEntry | None = None
+
+
+def check_request(request: StartRequest) -> None:
+    """Raise Rejected for options that contradict each other, for secrets in arguments, and for what is podctl's.
+
+    Codes: ``options_conflict``, ``secret_in_arguments``, ``reserved_argument``, ``arguments_too_long``. Senders
+    call it too, before the request leaves them: a secret must not reach a workflow's history even as refused.
+    """
+    if request.arguments is None:
+        return
+    mixed = [f"--{name}" for name in ("gpus", "memory", "context") if getattr(request, name) is not None]
+    if mixed:
+        raise Rejected(
+            "options_conflict",
+            f"{' and '.join(mixed)} cannot be combined with --vllm, which passes everything to vLLM unchanged: write "
+            "them as vLLM's own options (--tensor-parallel-size, --gpu-memory-utilization, --max-model-len)",
+        )
+    if sum(len(argument.encode()) for argument in request.arguments) > _ARGUMENTS_LIMIT:
+        raise Rejected(
+            "arguments_too_long", f"the vLLM arguments of {request.name!r} are over {_ARGUMENTS_LIMIT:,} bytes together"
+        )
+    for argument in request.arguments:
+        _check_argument(argument)
+
+
+def redact(text: str) -> str:
+    """Return ``text`` with everything that looks like an access token replaced by ``***``."""
+    return _TOKEN.sub("***", text)
+
+
+def option_value(arguments: Sequence[str], *names: str) -> str | None:
+    """Return the last value given for one of these options, in either form (``--x 1``, ``--x=1``), or None."""
+    value: str | None = None
+    for position, argument in enumerate(arguments):
+        name, equals, _ = _normal(argument).partition("=")
+        if name in names:
+            if equals:
+                value = argument.partition("=")[2]
+            elif position + 1 < len(arguments):
+                value = arguments[position + 1]
+    return value
+
+
+def with_option(arguments: Sequence[str], name: str, value: str) -> tuple[str, ...]:
+    """Return ``arguments`` with the option ``name`` set to ``value``, in place of what it was."""
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif _normal(argument) == name:
+            skip = True
+        elif not _normal(argument).startswith(f"{name}="):
+            kept.append(argument)
+    return (*kept, name, value)
+
+
+def _check_argument(argument: str) -> None:
+    name = _normal(argument).partition("=")[0]
+    if _TOKEN.search(argument):
+        raise Rejected(
+            "secret_in_arguments",
+            f"the vLLM arguments contain an access token{f' (in {name})' if name.startswith('--') else ''}: arguments "
+            "are kept in the history and seen by every process on the pod. " + _SECRETS["--hf-token"],
+        )
+    for option, instead in _SECRETS.items():
+        if _means(name, option):
+            raise Rejected("secret_in_arguments", f"{option} must not be given: {instead}")
+    for option, instead in _OURS.items():
+        if _means(name, option):
+            raise Rejected("reserved_argument", f"{option} is podctl's to set: {instead}")
+
+
+def _means(name: str, option: str) -> bool:
+    """Whether vLLM would read ``name`` as ``option``: argparse takes unambiguous beginnings too."""
+    return len(name) > len("--xx") and option.startswith(name)
+
+
+def _normal(argument: str) -> str:
+    """Return an argument with its option name as vLLM reads it: ``--api_key=x`` is ``--api-key=x``."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value
