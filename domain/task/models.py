@@ -119,7 +119,7 @@ class CommandExecutor(Value):
     server: FolderName | None = None
     pod: FolderName | None = None
     environment: dict[VariableName, Argument] = Field(default_factory=dict)
-    timeout_seconds: float | None = Field(default=None, gt=0)
+    timeout_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
 
 Executor = Annotated[SignalExecutor | CommandExecutor, Discriminator("type")]
@@ -147,7 +147,7 @@ class WorkstreamDraft(Value):
     depends_on: tuple[FolderName, ...] = ()
     executor: Executor
     priority: Priority = Priority.NORMAL
-    estimated_hours: float | None = Field(default=None, ge=0)
+    estimated_hours: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
 class PlanDraft(Value):

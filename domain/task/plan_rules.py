@@ -181,7 +181,7 @@ def executor_problem(workstream: WorkstreamDraft, plan: Plan) -> tuple[str, str]
         return (
             "server_on_other_pod",
             (
-                f"workstream {workstream.id!r} runs on pod {executor.pod!r}, but its model server {server.name!r} is on "
+                f"workstream {workstream.id!r} runs on pod {executor.pod!r}, but its server {server.name!r} is on "
                 f"{server.pod!r}; a command runs where its server is: leave out 'pod' or name {server.pod!r}"
             ),
         )

@@ -124,7 +124,7 @@ def next_actions(state: TaskState, now: datetime) -> tuple[Action, ...]:
     if not state.final:
         actions.extend(_servers_and_runs(state))
         decisions = [*_phase_step(state), *_starts(state, now, times), *_escalations(state, now, times)]
-        # A decision of ours that was refused is not made again: it would be refused for ever.
+        # A decision stands for one situation: made once, it is not made again, whatever became of it.
         actions.extend(decision for decision in decisions if decision.command_id not in state.ledger)
         if times:
             actions.append(_wake(min(times)))

@@ -1,0 +1,130 @@
+"""What of a task is shown where only Temporal is at hand: Markdown for the Web UI, memo, search attributes."""
+
+from collections import Counter
+
+from pydantic import JsonValue
+
+from domain.entity import Value
+from domain.task.models import SATISFIED, InboxKind, ServerStatus, TaskState, WorkstreamStatus
+from domain.task.readiness import drafts
+from domain.task.waits import open_matters, waits_for
+
+#: Workstreams listed one by one; the Web UI is no place for five hundred lines on every change.
+_LISTED = 60
+_MEMO_REASONS = 10
+
+
+class SearchValues(Value):
+    """What tasks can be searched by in Temporal's list view."""
+
+    phase: str
+    needs_approval: bool
+    gpu_pods: tuple[str, ...]
+    models: tuple[str, ...]
+
+
+def search_values(state: TaskState) -> SearchValues:
+    """Return the values of the task's search attributes."""
+    plan = state.plan
+    return SearchValues(
+        phase=state.phase.value,
+        needs_approval=needs_approval(state),
+        gpu_pods=() if plan is None else tuple(sorted(plan.pods())),
+        models=() if plan is None else tuple(sorted({server.model for server in plan.model_servers.values()})),
+    )
+
+
+def needs_approval(state: TaskState) -> bool:
+    """Return whether a person's yes, no or choice is what the task waits for."""
+    decisions = (InboxKind.NEEDS_APPROVAL, InboxKind.WORKSTREAM_FAILED)
+    return any(matter.kind in decisions for matter in open_matters(state))
+
+
+def progress(state: TaskState) -> tuple[int, int]:
+    """Return how many workstreams are completed or skipped, and how many there are."""
+    done = sum(ws.status in SATISFIED for ws in state.workstreams.values())
+    return done, len(drafts(state))
+
+
+def memo(state: TaskState) -> dict[str, JsonValue]:
+    """Return what can be read of the task without a worker."""
+    done, total = progress(state)
+    waits: list[JsonValue] = [*waits_for(state)[:_MEMO_REASONS]]
+    return {
+        "title": state.title,
+        "phase": state.phase.value,
+        "spec_revision": state.spec.revision,
+        "plan_revision": 0 if state.plan is None else state.plan.revision,
+        "review_revision": state.review.revision,
+        "waits_for": waits,
+        "needs_approval": needs_approval(state),
+        "progress": f"{done}/{total}",
+        "refused": len(state.refusals),
+    }
+
+
+def summary_markdown(state: TaskState) -> str:
+    """Return the task at a glance: phase, what waits and what moves it on, workstreams, servers, refusals."""
+    done, total = progress(state)
+    lines = [f"# {_cell(state.title)}", ""]
+    lines.append(f"**{_words(state.phase.value)}** · {done}/{total} workstreams done · task `{state.task_id}`")
+    if state.cancelled_by is not None:
+        reason = f": {_cell(state.cancel_reason)}" if state.cancel_reason else ""
+        lines.append(f"\nCancelled by {_cell(state.cancelled_by)}{reason}")
+    waits = waits_for(state)
+    if waits:
+        lines += ["", "## Waits for", "", *(f"- {_with_code(reason)}" for reason in waits)]
+    lines += _workstreams(state)
+    if state.servers:
+        lines += ["", "## Model servers", "", "| server | model | pod | state |", "|---|---|---|---|"]
+        lines += [
+            f"| {s.name} | {_cell(s.model)} | {s.pod} | {_words(s.status)}{_detail(s.status, s.detail)} |"
+            for s in state.servers.values()
+        ]
+    if state.refusals:
+        lines += ["", "## Refused", ""]
+        lines += [
+            f"- {r.at:%Y-%m-%d %H:%M:%S} {_cell(r.command)} by {_cell(r.by)}: `{r.code}` {_cell(r.message)}"
+            for r in state.refusals[-5:]
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _workstreams(state: TaskState) -> list[str]:
+    plan = drafts(state)
+    if not plan:
+        return []
+    lines = ["", "## Workstreams", ""]
+    if len(plan) > _LISTED:
+        counts = Counter(ws.status for ws in state.workstreams.values())
+        lines += [", ".join(f"{counts[s]} {_words(s)}" for s in WorkstreamStatus if counts[s]), ""]
+    lines += ["| workstream | title | state | attempt | depends on |", "|---|---|---|---|---|"]
+    for name, draft in list(plan.items())[:_LISTED]:
+        ws = state.workstreams.get(name)
+        status = "planned" if ws is None else _words(ws.status) + (", by hand" if ws.by_hand else "")
+        attempt = "" if ws is None or not ws.attempt else str(ws.attempt)
+        depends = ", ".join(draft.depends_on[:10]) + (" …" if len(draft.depends_on) > 10 else "")
+        lines.append(f"| {name} | {_cell(draft.title)} | {status} | {attempt} | {depends} |")
+    if len(plan) > _LISTED:
+        lines.append(f"\nand {len(plan) - _LISTED} more: `podctl task show {state.task_id}`")
+    return lines
+
+
+def _detail(status: ServerStatus, detail: str) -> str:
+    return f" ({_cell(detail)})" if detail and status is not ServerStatus.RELEASED else ""
+
+
+def _with_code(reason: str) -> str:
+    """Set the command at a reason's end as code."""
+    text, found, command = reason.rpartition(": podctl ")
+    return f"{_cell(text)}: `podctl {command}`" if found else _cell(reason)
+
+
+def _words(value: str) -> str:
+    return value.replace("_", " ")
+
+
+def _cell(text: str) -> str:
+    """Return text as it may stand in a table's cell: one line, nothing that Markdown would act on."""
+    line = " ".join(text[:2_000].split())[:300]
+    return "".join(f"\\{character}" if character in "\\`*[]<>|#!" else character for character in line)
