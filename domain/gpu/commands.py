@@ -129,8 +129,6 @@ class LaunchFailed(Value):
     launch_id: str
     code: str
     message: Text
-    #: The port that was taken, for ``port_taken``; None: the plan's.
-    port: int | None = None
 
 
 class StopDone(Value):

@@ -108,9 +108,11 @@ class Observation(Reported):
     """One launch as the podlet sees it. ``members`` counts its living processes, re-parented ones included."""
 
     id: str
-    kind: Literal["server", "run"] = "server"
+    #: ``server`` or ``run``; None where there is no record.
+    kind: str | None = "server"
     state: Literal["absent", "starting", "running", "exited"]
-    boot: str = ""
+    #: The boot that it was launched in; None while it has no process.
+    boot: str | None = None
     pid: int | None = None
     start_time: int | None = None
     started_at: datetime | None = None
@@ -120,7 +122,7 @@ class Observation(Reported):
     healthy: bool | None = None
     stage: str | None = None
     log_size: int = 0
-    last_line: str = ""
+    last_line: str | None = None
     ports: tuple[int, ...] = ()
     gpus: tuple[GpuShare, ...] = ()
     stop_requested: bool = False

@@ -45,7 +45,7 @@ def pod_observed(draft: Draft, command: PodObserved) -> None:
             continue
         seen = launches.get(server.launch_id)
         if seen is not None and seen.state != "absent":
-            _see(draft, server, seen, command.log_tails.get(seen.id, seen.last_line))
+            _see(draft, server, seen, command.log_tails.get(seen.id, seen.last_line or ""))
         elif server.launch_id in command.expected:
             _missing(draft, server)
     _note_orphans(draft, launches)
@@ -76,7 +76,7 @@ def launch_done(draft: Draft, command: LaunchDone) -> None:
     if seen.alive and seen.exit is None:
         _loading(draft, draft.change(server, belief=merge(server.belief, seen), pid=seen.pid))
     else:
-        _see(draft, server, seen, seen.last_line)
+        _see(draft, server, seen, seen.last_line or "")
 
 
 def launch_failed(draft: Draft, command: LaunchFailed) -> None:
@@ -87,8 +87,9 @@ def launch_failed(draft: Draft, command: LaunchFailed) -> None:
     draft.emit("launch_refused", server=server.name, launch_id=command.launch_id, code=command.code,
                message=command.message)  # fmt: skip
     if command.code == "port_taken" and server.plan is not None:
-        port = command.port or server.plan.port
-        draft.update(busy_ports={**draft.state.busy_ports, port: draft.now})
+        # Which of its ports was taken is not said: the whole plan's are avoided for a while.
+        busy = dict.fromkeys((server.plan.port, server.plan.internal_ports[0]), draft.now)
+        draft.update(busy_ports={**draft.state.busy_ports, **busy})
     elif command.code in _PLAN_AGAIN:
         draft.update(inventory_stale=True)
     if command.code in _PLAN_AGAIN and server.refused_launches + 1 < _REFUSED_LAUNCHES:

@@ -4,11 +4,11 @@ import re
 from collections.abc import Sequence
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints, ValidationError
 
 from domain.entity import Value
-from domain.errors import Rejected
-from domain.gpu.catalog import ModelEntry
+from domain.errors import BadInput, Rejected
+from domain.gpu.catalog import Catalog, ModelEntry
 from domain.ids import Name
 
 #: Bytes that all arguments of one server may take together: they live in the pod's state.
@@ -74,6 +74,42 @@ class StartRequest(Value):
     context: Context | None = None
     arguments: tuple[Argument, ...] | None = None
     entry: ModelEntry | None = None
+
+
+def start_request(
+    catalog: Catalog,
+    model: str,
+    name: str,
+    *,
+    gpus: int | None = None,
+    memory: str | None = None,
+    context: str | None = None,
+    arguments: Sequence[str] | None = None,
+) -> StartRequest:
+    """Return the request for a model server, with what ``catalog`` says of the model.
+
+    ``memory`` and ``context`` as people write them (``90%``, ``32k``); ``arguments`` are vLLM's own, None for the
+    catalog's. Raises BadInput for a value that does not parse, Rejected for a combination that the rules refuse:
+    checked here as well, because a secret among the arguments must not even reach a history as refused.
+    """
+    try:
+        request = StartRequest.model_validate(
+            {
+                "model": model,
+                "name": name,
+                "gpus": gpus,
+                "memory": memory,
+                "context": context,
+                "arguments": None if arguments is None else tuple(arguments),
+                "entry": catalog.models.get(model),
+            }
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        # The value itself is not repeated: it may be a secret in the wrong place.
+        raise BadInput(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
+    check_request(request)
+    return request
 
 
 def check_request(request: StartRequest) -> None:
