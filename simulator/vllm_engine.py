@@ -348,55 +348,6 @@ _FAILURES = {
     " cache is needed, which is larger than the available KV cache memory (5.21 GiB). Based on the available memory,"
     " the estimated maximum model length is 13344. Try increasing `gpu_memory_utilization` or decreasing"
     " `max_model_len` when initializing the engine. (simulated)",
-    "gated_model", "cuda_mismatch", "engine_init")
-    memory = _memory_wanted(plan, gpu, journal)
-    journal.info("gpu_model_runner.py", f"Starting to load model {plan.flags['model']}...")
-    for shard in range(_SHARDS + 1):
-        if rank == 0:
-            percent = 100 * shard // _SHARDS
-            journal.plain(f"Loading safetensors checkpoint shards: {percent:3d}% Completed | {shard}/{_SHARDS}")
-        time.sleep(step)
-        if shard == _SHARDS // 2:
-            # half of it is there in the middle of loading, as weights come before the KV cache
-            gpu_memory.hold(plan.folder, os.getpid(), {gpu["uuid"]: memory // 2})
-            if rank == 0:
-                vllm_process.pass_hook(plan.folder, "vllm.loading")
-                _fail(plan, journal, "out_of_memory")
-    seconds = time.monotonic() - begun
-    journal.info("default_loader.py", f"Loading weights took {seconds:.2f} seconds")
-    journal.info("gpu_model_runner.py", f"Model loading took {memory / 2048:.2f} GiB and {seconds:.6f} seconds")
-    journal.info("gpu_model_runner.py", "Warming up model for the compilation...")
-    time.sleep(step)
-    if rank == 0:
-        _fail(plan, journal, "kv_cache")
-    gpu_memory.hold(plan.folder, os.getpid(), {gpu["uuid"]: memory})
-
-
-def _memory_wanted(plan: Plan, gpu: dict[str, Any], journal: Log) -> int:
-    """Return the MiB this worker takes; raises StartFailed if they are not free now, as vLLM checks first."""
-    total, used = gpu["memory_mib"], gpu_memory.used(plan.folder)[gpu["uuid"]]
-    wanted = int(total * plan.memory_share)
-    if "kv-cache-memory-bytes" in plan.flags:
-        # weights come on top of it; the pretend ones take a twentieth of the GPU
-        wanted = min(total, plan.flags["kv-cache-memory-bytes"] // 2**20 + total // 20)
-    if total - used < wanted:
-        journal.error(
-            "multiproc_executor.py",
-            f"ValueError: Free memory on device cuda:0 ({(total - used) / 1024:.2f}/{total / 1024:.2f} GiB) on startup"
-            f" is less than desired GPU memory utilization ({plan.memory_share}, {wanted / 1024:.2f} GiB). Decrease GPU"
-            " memory utilization or reduce GPU memory used by other processes.",
-        )
-        raise StartFailed
-    return wanted
-
-
-_FAILURES = {
-    "out_of_memory": "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total"
-    " capacity of 79.11 GiB of which 1.04 GiB is free. (simulated)",
-    "kv_cache": "ValueError: To serve at least one request with the models's max seq len ({length}), (16.00 GiB KV"
-    " cache is needed, which is larger than the available KV cache memory (5.21 GiB). Based on the available memory, the"
-    " estimated maximum model length is 13344. Try increasing `gpu_memory_utilization` or decreasing `max_model_len`"
-    " when initializing the engine. (simulated)",
     "gated_model": "OSError: You are trying to access a gated repo.\nMake sure to have access to it at"
     " https://huggingface.co/{model}.\n401 Client Error. (simulated)",
     "missing_model": "OSError: {model} is not a local folder and is not a valid model identifier listed on"
