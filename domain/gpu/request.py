@@ -38,7 +38,7 @@ def parse_memory(value: object) -> object:
         if found:
             return float(found.group(1)) / 100
         if not re.fullmatch(r"\s*[01]?\.\d+\s*|\s*1\s*", value):
-            raise ValueError(f"{value!r} is not a share of GPU memory: write for example 90% or 0.9")
+            raise ValueError(f"{redact(value)!r} is not a share of GPU memory: write for example 90% or 0.9")
     return value
 
 
@@ -49,7 +49,7 @@ def parse_context(value: object) -> object:
         if found:
             return int(found.group(1)) * 1024
         if not re.fullmatch(r"\s*\d{1,8}\s*", value):
-            raise ValueError(f"{value!r} is not a context length: write for example 32k or 32768")
+            raise ValueError(f"{redact(value)!r} is not a context length: write for example 32k or 32768")
     return value
 
 
@@ -82,8 +82,8 @@ def start_request(
     name: str,
     *,
     gpus: int | None = None,
-    memory: str | None = None,
-    context: str | None = None,
+    memory: str | float | None = None,
+    context: str | int | None = None,
     arguments: Sequence[str] | None = None,
 ) -> StartRequest:
     """Return the request for a model server, with what ``catalog`` says of the model.

@@ -1,0 +1,1 @@
+"""Effects: everything that touches a GPU pod or another workflow."""

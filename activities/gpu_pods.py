@@ -1,0 +1,221 @@
+"""What is done on a GPU pod: look at it, watch it, launch a model server, stop a launch. All by the podlet."""
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from typing import Any
+
+from temporalio import activity
+from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.service import RPCError, RPCStatusCode
+
+from activities.secrets import SERVER_SECRETS, find_secrets
+from activities.support import DEFINITE_REFUSALS, heartbeating, pod_address, remote_errors
+from domain.gpu.beliefs import differs
+from domain.gpu.commands import HolderGone, LaunchDone, LaunchFailed, PodObserved, PodUnreachable, StopDone, StopFailed
+from domain.gpu.models import PodAddress
+from domain.gpu.observation import Inventory, Observation, PodObservation, StopResult
+from domain.ids import task_workflow_id
+from remote.errors import PodletError, PodletUnusable, RemoteError, Unreachable
+from remote.podlet import Line, Podlet
+from workflows import names
+from workflows.messages import (
+    InspectInput,
+    LaunchInput,
+    LaunchOutput,
+    LookOutput,
+    StopInput,
+    StopOutput,
+    WatchInput,
+)
+
+#: Seconds between the podlet's looks, and between its signs of life.
+WATCH_INTERVAL = 0.5
+WATCH_BEAT = 4.0
+#: A watch that was silent for this long is taken for a lost connection, in seconds.
+WATCH_SILENCE = 3 * WATCH_BEAT
+#: A lost connection is made again for this long before the machine counts as unreachable, in seconds: a flap is no
+#: event.
+UNREACHABLE_AFTER = 5.0
+#: Seconds between looks at whether the tasks that hold servers still exist.
+HOLDERS_INTERVAL = 60.0
+#: Bytes of a log that explain a failure.
+TAIL_BYTES = 4096
+
+
+class GpuPodActivities:
+    """The activities of ``GpuPodWorkflow``, and ``stop_launch`` for runs of tasks too."""
+
+    def __init__(self, client: Client, podlet: Podlet) -> None:
+        self._client = client
+        self._podlet = podlet
+
+    @activity.defn(name=names.INSPECT_POD)
+    async def inspect_pod(self, look: InspectInput) -> LookOutput:
+        """Return the machine's inventory and every launch on it, or that it does not answer."""
+        address = await pod_address(self._client, look.pod)
+        try:
+            async with heartbeating():
+                inventory = Inventory.model_validate(await self._podlet.call(address, "inventory", {}))
+                seen = PodObservation.model_validate(await self._podlet.call(address, "observe", {"ids": None}))
+                return LookOutput(report=await self._report(address, seen, look.expected, inventory))
+        except RemoteError as error:
+            return LookOutput(report=PodUnreachable(reason=_short(error)))
+
+    @activity.defn(name=names.WATCH_POD)
+    async def watch_pod(self, watch: WatchInput) -> LookOutput:
+        """Return as soon as the machine differs from what is believed of it; heartbeats carry what only moves on."""
+        progress: dict[str, Any] = {}
+        async with heartbeating(lambda: progress):
+            looks = [
+                asyncio.create_task(self._watch_machine(watch, progress)),
+                asyncio.create_task(self._watch_holders(watch)),
+            ]
+            try:
+                done, _ = await asyncio.wait(looks, return_when=asyncio.FIRST_COMPLETED)
+                return done.pop().result()
+            finally:
+                for look in looks:
+                    look.cancel()
+                await asyncio.gather(*looks, return_exceptions=True)
+
+    @activity.defn(name=names.LAUNCH_SERVER)
+    async def launch_server(self, launch: LaunchInput) -> LaunchOutput:
+        """Launch a model server, or find the launch of this id; return what the podlet says of it."""
+        plan = launch.plan
+        request = {
+            "id": launch.launch_id,
+            "kind": "server",
+            "argv": list(plan.argv),
+            "environment": plan.environment,
+            "secrets": find_secrets(SERVER_SECRETS),
+            "gpus": [{"uuid": uuid, "share": plan.share} for uuid in plan.gpus],
+            "ports": [plan.port],
+            "internal_ports": list(plan.internal_ports),
+            "api_key": True,
+            "served_name": plan.served_name,
+        }
+        async with remote_errors(), heartbeating():
+            address = await pod_address(self._client, launch.pod)
+            try:
+                result = await self._podlet.call(address, "launch", request)
+            except PodletError as error:
+                if error.code not in DEFINITE_REFUSALS:
+                    raise
+                return LaunchOutput(
+                    report=LaunchFailed(launch_id=launch.launch_id, code=error.code, message=_short(error))
+                )
+        observation = Observation.model_validate(result)
+        return LaunchOutput(report=LaunchDone(launch_id=launch.launch_id, observation=observation))
+
+    @activity.defn(name=names.STOP_LAUNCH)
+    async def stop_launch(self, stop: StopInput) -> StopOutput:
+        """Stop a launch and verify that nothing of it is left; repeating it is safe."""
+        progress: dict[str, Any] = {}
+        async with remote_errors(), heartbeating(lambda: progress):
+            address = await pod_address(self._client, stop.pod)
+            try:
+                async with self._podlet.stream(address, "stop", {"id": stop.launch_id, "grace": stop.grace}) as lines:
+                    async for line in lines:
+                        if line["type"] == "result":
+                            result = StopResult.model_validate(line["result"])
+                            return StopOutput(report=StopDone(launch_id=stop.launch_id, result=result))
+                        progress.update(step=line.get("step"), members=line.get("members"))
+            except PodletUnusable:
+                raise
+            except PodletError as error:
+                return StopOutput(report=StopFailed(launch_id=stop.launch_id, code=error.code, message=_short(error)))
+        raise AssertionError("a stream without a result raises")
+
+    async def _watch_machine(self, watch: WatchInput, progress: dict[str, Any]) -> LookOutput:
+        loop = asyncio.get_running_loop()
+        lost_at: float | None = None
+        while True:
+            address = await pod_address(self._client, watch.pod)
+            try:
+                async with self._podlet.stream(
+                    address, "watch", {"interval": WATCH_INTERVAL, "beat": WATCH_BEAT}
+                ) as lines:
+                    async for line in _unless_silent(lines, watch.pod):
+                        lost_at = None
+                        if line["type"] == "beat":
+                            progress["launches"] = line["launches"]
+                        elif line["type"] == "change":
+                            seen = PodObservation.model_validate(line)
+                            if _news(watch, seen):
+                                return LookOutput(report=await self._report(address, seen, watch.expected))
+            except Unreachable as error:
+                lost_at = loop.time() if lost_at is None else lost_at
+                progress["unreachable"] = error.reason
+                if watch.reachable is not False and loop.time() - lost_at >= UNREACHABLE_AFTER:
+                    return LookOutput(report=PodUnreachable(reason=error.reason))
+                await asyncio.sleep(max(0.5, error.retry_after))
+            except RemoteError as error:
+                if watch.reachable is not False:
+                    return LookOutput(report=PodUnreachable(reason=_short(error)))
+                async with remote_errors():
+                    # Tried again later by whichever worker is free: another one may have the key.
+                    raise
+
+    async def _watch_holders(self, watch: WatchInput) -> LookOutput:
+        while True:
+            await asyncio.sleep(HOLDERS_INTERVAL)
+            for task_id in watch.holders:
+                if not await self._is_open(task_id):
+                    return LookOutput(report=HolderGone(task_id=task_id))
+
+    async def _is_open(self, task_id: str) -> bool:
+        try:
+            described = await self._client.get_workflow_handle(task_workflow_id(task_id)).describe()
+        except RPCError as error:
+            if error.status == RPCStatusCode.NOT_FOUND:
+                return False
+            raise
+        return described.status == WorkflowExecutionStatus.RUNNING
+
+    async def _report(
+        self,
+        address: PodAddress,
+        seen: PodObservation,
+        expected: tuple[str, ...],
+        inventory: Inventory | None = None,
+    ) -> PodObserved:
+        ended = [launch for launch in seen.launches if launch.exit is not None and launch.id in expected]
+        return PodObserved(
+            boot=seen.boot,
+            launches=seen.launches,
+            inventory=inventory,
+            expected=expected,
+            log_tails={launch.id: await self._tail(address, launch.id) for launch in ended},
+        )
+
+    async def _tail(self, address: PodAddress, launch_id: str) -> str:
+        request = {"id": launch_id, "offset": -TAIL_BYTES, "limit": TAIL_BYTES, "follow": False}
+        data = b""
+        async with self._podlet.stream(address, "read_log", request) as lines:
+            async for line in lines:
+                if line["type"] == "log":
+                    data += base64.b64decode(line["data"])
+        return data.decode(errors="replace")
+
+
+def _news(watch: WatchInput, seen: PodObservation) -> bool:
+    return (
+        watch.reachable is not True or seen.boot != watch.boot or differs(seen.launches, watch.beliefs, watch.expected)
+    )
+
+
+async def _unless_silent(lines: AsyncIterator[Line], pod: str) -> AsyncIterator[Line]:
+    while True:
+        try:
+            async with asyncio.timeout(WATCH_SILENCE):
+                line = await anext(lines)
+        except StopAsyncIteration:
+            raise Unreachable(pod, "the watch ended") from None
+        except TimeoutError:
+            raise Unreachable(pod, f"no sign of life for {WATCH_SILENCE:.0f} s") from None
+        yield line
+
+
+def _short(error: RemoteError) -> str:
+    return str(error)[:2000]

@@ -1,0 +1,1 @@
+"""Rules and models: pure, no I/O, no clock, no Temporal."""

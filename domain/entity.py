@@ -1,0 +1,132 @@
+"""What task pods and GPU pods have in common: envelopes, events and the ledger that makes commands idempotent."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from domain.errors import Rejected
+
+#: How many command ids are remembered; a retry later than this many commands is taken for a new command.
+LEDGER_LIMIT = 5_000
+#: How many refusals are kept with their full message; the ledger itself keeps only the code.
+REFUSALS_KEPT = 20
+#: Encoded size a state may have, in bytes. Temporal cannot carry 2 MiB, and a workflow that tries is stuck.
+STATE_LIMIT = 1024 * 1024
+#: The ledger's code for a command that was accepted.
+ACCEPTED = ""
+
+S = TypeVar("S", bound="EntityState")
+
+
+class Value(BaseModel):
+    """A frozen model: a value that is replaced, never changed. Unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Event(Value):
+    """One thing that happened. Sequence numbers start at 1 and have no gaps."""
+
+    sequence: int
+    type: str
+    at: datetime
+    by: str
+    command_id: str
+    payload: dict[str, JsonValue] = Field(default_factory=dict)
+    #: The Temporal client identity that history recorded for the command; filled in by the reader only.
+    client: str | None = None
+
+
+class Refusal(Value):
+    """A command that was accepted into history and refused by the rules."""
+
+    command_id: str
+    code: str
+    message: str
+    command: str
+    by: str
+    at: datetime
+
+
+class Outcome(Value):
+    """What became of a command: accepted (``code`` is empty) or refused."""
+
+    command_id: str
+    accepted: bool
+    code: str = ""
+    message: str = ""
+
+
+class EntityState(Value):
+    """The part of a state that both workflows share; each adds its own fields."""
+
+    #: Which rules this run follows; raised only when a run begins anew.
+    rules: int = 1
+    #: Events so far.
+    sequence: int = 0
+    #: command id -> rejection code, or ``ACCEPTED``; oldest first.
+    ledger: dict[str, str] = Field(default_factory=dict)
+    refusals: tuple[Refusal, ...] = ()
+
+    def with_ledger(self, command_id: str, code: str) -> Self:
+        """Return this state with ``command_id`` remembered, the oldest forgotten beyond ``LEDGER_LIMIT``."""
+        ledger = {**self.ledger, command_id: code}
+        while len(ledger) > LEDGER_LIMIT:
+            del ledger[next(iter(ledger))]
+        return self.model_copy(update={"ledger": ledger})
+
+    def outcome(self, command_id: str) -> Outcome | None:
+        """Return what became of ``command_id``, or None while it is not known here."""
+        code = self.ledger.get(command_id)
+        if code is None:
+            return None
+        message = next((r.message for r in reversed(self.refusals) if r.command_id == command_id), code)
+        return Outcome(
+            command_id=command_id,
+            accepted=code == ACCEPTED,
+            code=code,
+            message="" if code == ACCEPTED else message,
+        )
+
+
+def record_refusal(
+    state: S, rejected: Rejected, *, command_id: str, command: str, by: str, now: datetime
+) -> tuple[S, tuple[Event, ...]]:
+    """Return ``state`` with a refused command made visible: in ledger, ``refusals`` and as an event.
+
+    For what must be auditable as refused (signals). A refused update leaves no trace and does not come here.
+    """
+    refusal = Refusal(
+        command_id=command_id, code=rejected.code, message=rejected.message, command=command, by=by, at=now
+    )
+    event = Event(
+        sequence=state.sequence + 1,
+        type="command_refused",
+        at=now,
+        by=by,
+        command_id=command_id,
+        payload={"command": command, "code": rejected.code, "message": rejected.message},
+    )
+    refused = state.with_ledger(command_id, rejected.code).model_copy(
+        update={"sequence": event.sequence, "refusals": (*state.refusals, refusal)[-REFUSALS_KEPT:]}
+    )
+    return refused, (event,)
+
+
+def check_size(state: EntityState, parts: Mapping[str, Any]) -> None:
+    """Raise ``Rejected('state_too_large')`` if ``state`` is over ``STATE_LIMIT`` encoded; name the largest part.
+
+    ``parts`` names the fields that can grow, for the message.
+    """
+    size = len(state.__pydantic_serializer__.to_json(state))
+    if size <= STATE_LIMIT:
+        return
+    sizes = {name: len(str(part)) for name, part in parts.items()}
+    largest = max(sizes, key=sizes.__getitem__, default="state")
+    raise Rejected(
+        "state_too_large",
+        f"this would make the state {size:,} bytes, the limit is {STATE_LIMIT:,}; {largest} takes about "
+        f"{sizes.get(largest, size):,} of them",
+    )

@@ -1,0 +1,309 @@
+"""The typed client: everything that ``podctl`` does with tasks and GPU pods, for programs.
+
+```
+ClientError
+├── NotFound        no such task or pod; says what there is
+├── AlreadyExists   the id is taken
+├── NoWorker        the server has it (or not yet), and nobody is there to process it
+└── Refused         the rules said no: code and reason
+```
+"""
+
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pydantic import JsonValue
+from temporalio.client import (
+    Client,
+    WorkflowExecutionStatus,
+    WorkflowHandle,
+    WorkflowQueryFailedError,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+)
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from domain.entity import EntityState, Event, Outcome
+from domain.errors import Rejected
+from domain.gpu.commands import Command as GpuCommand
+from domain.gpu.commands import Envelope as GpuEnvelope
+from domain.gpu.commands import PodInput
+from domain.gpu.models import GpuPodState, PodAddress
+from domain.ids import GPU_POD_WORKFLOW_PREFIX, TASK_WORKFLOW_PREFIX, gpu_pod_workflow_id, task_workflow_id
+from domain.task.commands import Envelope as TaskEnvelope
+from domain.task.commands import TaskCommand
+from domain.task.models import TaskInput, TaskState
+from domain.task.rules import create_task
+from podctl.events import Log, follow_events, read_log
+from workflows import names
+from workflows.task_queues import DEFAULT_TASK_QUEUE
+
+#: Seconds that a command waits for a worker to process it.
+ANSWER_TIMEOUT = 5.0
+
+
+class ClientError(Exception):
+    """Base of what the client raises; the message says what happened and what to do next."""
+
+
+class NotFound(ClientError):
+    """There is no such task or pod."""
+
+
+class AlreadyExists(ClientError):
+    """The id is taken."""
+
+
+class NoWorker(ClientError):
+    """No worker processed the request in time."""
+
+
+class Refused(ClientError):
+    """The rules refused the command; nothing changed. ``code`` is stable and for programs."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One task or GPU pod as the server's list shows it; needs no worker."""
+
+    name: str
+    workflow_id: str
+    status: str
+    started_at: datetime
+    closed_at: datetime | None
+    memo: Mapping[str, Any]
+
+
+def new_command_id() -> str:
+    """Return an id that makes a command idempotent: send the same one again when in doubt."""
+    return uuid.uuid4().hex
+
+
+class PodctlClient:
+    """Tasks and GPU pods on one Temporal namespace."""
+
+    def __init__(self, temporal: Client, task_queue: str = DEFAULT_TASK_QUEUE) -> None:
+        self.temporal = temporal
+        self._task_queue = task_queue
+
+    # -- tasks ---------------------------------------------------------------------------------------------------
+
+    async def create_task(self, task: TaskInput) -> None:
+        """Start a task pod; its input is checked by the rules first, so that nothing unusable is started.
+
+        Raises ``Refused`` and ``AlreadyExists``. Needs no worker.
+        """
+        try:
+            create_task(task, datetime.now(UTC))
+        except Rejected as rejected:
+            raise Refused(rejected.code, rejected.message) from rejected
+        await self._start(
+            names.TASK_POD,
+            task.model_dump(mode="json"),
+            task_workflow_id(task.task_id),
+            f"task {task.task_id} exists already: podctl task show {task.task_id}, or give another --id",
+            static_summary=task.title,
+            static_details=f"Task pod **{task.task_id}**: {task.title}\n\nCreated by {task.by}.",
+        )
+
+    async def task(self, task_id: str) -> TaskState:
+        """Return a task's state. Raises ``NotFound``. Works without a worker, from the history."""
+        state = await self._state(task_workflow_id(task_id), TaskState, f"task {task_id!r}")
+        if not isinstance(state, TaskState):
+            raise TypeError(type(state).__name__)
+        return state
+
+    async def tasks(self, *, needs_approval: bool = False, limit: int = 1_000) -> list[Summary]:
+        """Return the tasks that the server lists, newest first. Needs no worker."""
+        return await self._list(
+            names.TASK_POD, TASK_WORKFLOW_PREFIX, " AND PodctlNeedsApproval = true" if needs_approval else "", limit
+        )
+
+    async def execute_task(self, task_id: str, command: TaskCommand, *, by: str, command_id: str = "") -> Outcome:
+        """Send a command to a task and return its outcome. Raises ``Refused``, ``NotFound`` and ``NoWorker``."""
+        envelope = TaskEnvelope(command_id=command_id or new_command_id(), by=by, command=command)
+        return await self._execute(task_workflow_id(task_id), envelope, f"task {task_id!r}")
+
+    async def signal_task(self, task_id: str, signal: str, payload: Mapping[str, JsonValue]) -> Outcome | None:
+        """Send a person's signal; return its outcome, or None if no worker has processed it in time.
+
+        The signal is recorded either way: it takes effect when a worker comes. Raises ``NotFound``.
+        """
+        command_id = str(payload.get("command_id") or new_command_id())
+        handle = self.temporal.get_workflow_handle(task_workflow_id(task_id))
+        try:
+            await handle.signal(signal, {**payload, "command_id": command_id})
+        except RPCError as error:
+            raise await self._not_found(error, f"task {task_id!r}", names.TASK_POD, TASK_WORKFLOW_PREFIX) from error
+        try:
+            # The server answers a query only when everything that arrived before it has been processed.
+            outcome: Outcome | None = await handle.query(
+                names.OUTCOME, command_id, result_type=Outcome, rpc_timeout=timedelta(seconds=ANSWER_TIMEOUT)
+            )
+            return outcome
+        except (RPCError, WorkflowQueryFailedError):
+            return None
+
+    # -- GPU pods ------------------------------------------------------------------------------------------------
+
+    async def register_pod(self, pod: PodInput) -> None:
+        """Start the workflow that owns a GPU pod. Raises ``AlreadyExists``. Needs no worker."""
+        await self._start(
+            names.GPU_POD,
+            pod.model_dump(mode="json"),
+            gpu_pod_workflow_id(pod.name),
+            f"GPU pod {pod.name} exists already: podctl pods show {pod.name}; to change its address: podctl pods set",
+            static_summary=f"GPU pod {pod.name}",
+            static_details=f"GPU pod **{pod.name}**: `{pod.ssh.command}`",
+        )
+
+    async def pod(self, name: str) -> GpuPodState:
+        """Return a GPU pod's state. Raises ``NotFound``. Works without a worker, from the history."""
+        state = await self._state(gpu_pod_workflow_id(name), GpuPodState, f"GPU pod {name!r}")
+        if not isinstance(state, GpuPodState):
+            raise TypeError(type(state).__name__)
+        return state
+
+    async def pods(self, limit: int = 1_000) -> list[Summary]:
+        """Return the GPU pods that the server lists. Needs no worker."""
+        return await self._list(names.GPU_POD, GPU_POD_WORKFLOW_PREFIX, ' AND ExecutionStatus = "Running"', limit)
+
+    async def execute_pod(self, name: str, command: GpuCommand, *, by: str, command_id: str = "") -> Outcome:
+        """Send a command to a GPU pod and return its outcome. Raises ``Refused``, ``NotFound`` and ``NoWorker``."""
+        envelope = GpuEnvelope(command_id=command_id or new_command_id(), by=by, command=command)
+        return await self._execute(gpu_pod_workflow_id(name), envelope, f"GPU pod {name!r}")
+
+    async def pod_address(self, name: str) -> PodAddress:
+        """Return a pod's address as its workflow owns it. Raises ``NotFound``. Needs no worker."""
+        try:
+            described = await self.temporal.get_workflow_handle(gpu_pod_workflow_id(name)).describe()
+        except RPCError as error:
+            raise await self._not_found(error, f"GPU pod {name!r}", names.GPU_POD, GPU_POD_WORKFLOW_PREFIX) from error
+        memo = await described.memo()
+        if "address" not in memo:
+            raise NoWorker(f"GPU pod {name} has not been taken up by a worker yet: podctl up, or podctl worker")
+        return PodAddress.model_validate(memo["address"])
+
+    # -- both ----------------------------------------------------------------------------------------------------
+
+    async def log(self, workflow_id: str) -> Log:
+        """Return a workflow's event log, from its histories. Raises ``NotFound``. Needs no worker."""
+        try:
+            return await read_log(self.temporal, workflow_id)
+        except RPCError as error:
+            raise await self._not_found(error, workflow_id, names.TASK_POD, "") from error
+
+    async def follow(self, workflow_id: str, since: int = 0) -> AsyncIterator[Event]:
+        """Give events after ``since`` as they happen, until the workflow closes. Needs no worker."""
+        try:
+            async for event in follow_events(self.temporal, workflow_id, since):
+                yield event
+        except RPCError as error:
+            raise await self._not_found(error, workflow_id, names.TASK_POD, "") from error
+
+    async def _start(
+        self,
+        workflow: str,
+        start: JsonValue,
+        workflow_id: str,
+        exists: str,
+        *,
+        static_summary: str,
+        static_details: str,
+    ) -> None:
+        try:
+            await self.temporal.start_workflow(
+                workflow,
+                start,
+                id=workflow_id,
+                task_queue=self._task_queue,
+                id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE
+                if workflow == names.TASK_POD
+                else WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+                static_summary=static_summary,
+                static_details=static_details,
+            )
+        except WorkflowAlreadyStartedError as error:
+            raise AlreadyExists(exists) from error
+
+    async def _state(self, workflow_id: str, kind: type[EntityState], what: str) -> EntityState:
+        handle = self.temporal.get_workflow_handle(workflow_id)
+        try:
+            state: EntityState = await handle.query(
+                names.STATE, result_type=kind, rpc_timeout=timedelta(seconds=ANSWER_TIMEOUT / 2)
+            )
+            return state
+        except WorkflowQueryFailedError:
+            return (await self.log(workflow_id)).state
+        except RPCError as error:
+            if error.status == RPCStatusCode.NOT_FOUND:
+                workflow = names.TASK_POD if kind is TaskState else names.GPU_POD
+                prefix = TASK_WORKFLOW_PREFIX if kind is TaskState else GPU_POD_WORKFLOW_PREFIX
+                raise await self._not_found(error, what, workflow, prefix) from error
+            # No worker answers: what the history says is the same state.
+            return (await self.log(workflow_id)).state
+
+    async def _execute(self, workflow_id: str, envelope: TaskEnvelope | GpuEnvelope, what: str) -> Outcome:
+        handle: WorkflowHandle[Any, Any] = self.temporal.get_workflow_handle(workflow_id)
+        try:
+            outcome: Outcome = await handle.execute_update(
+                names.EXECUTE,
+                envelope,
+                id=envelope.command_id,
+                result_type=Outcome,
+                rpc_timeout=timedelta(seconds=2 * ANSWER_TIMEOUT),
+            )
+            return outcome
+        except WorkflowUpdateFailedError as error:
+            cause = error.cause
+            if isinstance(cause, ApplicationError):
+                raise Refused(cause.type or "refused", cause.message) from error
+            raise
+        except WorkflowUpdateRPCTimeoutOrCancelledError as error:
+            raise NoWorker(
+                f"no worker answered for {what} within {2 * ANSWER_TIMEOUT:.0f} s, and the command is not recorded: "
+                "start one with podctl up (or podctl worker) and give the command again"
+            ) from error
+        except RPCError as error:
+            task = workflow_id.startswith(TASK_WORKFLOW_PREFIX)
+            workflow, prefix = (
+                (names.TASK_POD, TASK_WORKFLOW_PREFIX) if task else (names.GPU_POD, GPU_POD_WORKFLOW_PREFIX)
+            )
+            raise await self._not_found(error, what, workflow, prefix) from error
+
+    async def _list(self, workflow: str, prefix: str, condition: str, limit: int) -> list[Summary]:
+        found = []
+        async for execution in self.temporal.list_workflows(f'WorkflowType = "{workflow}"{condition}', limit=limit):
+            if execution.status == WorkflowExecutionStatus.CONTINUED_AS_NEW:
+                continue
+            found.append(
+                Summary(
+                    name=execution.id.removeprefix(prefix),
+                    workflow_id=execution.id,
+                    status=execution.status.name.lower() if execution.status else "unknown",
+                    started_at=execution.start_time,
+                    closed_at=execution.close_time,
+                    memo=await execution.memo(),
+                )
+            )
+        return found
+
+    async def _not_found(self, error: RPCError, what: str, workflow: str, prefix: str) -> Exception:
+        """Return ``NotFound`` that says what there is, or ``error`` itself if it says something else."""
+        if error.status != RPCStatusCode.NOT_FOUND:
+            return error
+        if "already completed" in error.message:
+            return Refused("already_terminal", f"{what} is finished: it takes no more commands")
+        known = sorted({summary.name for summary in await self._list(workflow, prefix, "", 200)})
+        there = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+        return NotFound(f"there is no {what}; there are: {there}" if known else f"there is no {what}, and none at all")

@@ -1,0 +1,177 @@
+"""The event reader: the events of a workflow, from its histories alone.
+
+The history is the event log. The reader fetches the histories of the chain of runs and replays them here, so it works
+with no worker running and on closed workflows. It adds the client identity that history recorded to each event.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from temporalio import workflow
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.client import Client, WorkflowHistory
+from temporalio.service import RPCError, RPCStatusCode
+from temporalio.worker import (
+    ExecuteWorkflowInput,
+    Interceptor,
+    Replayer,
+    UnsandboxedWorkflowRunner,
+    WorkflowInboundInterceptor,
+    WorkflowInterceptorClassInput,
+)
+
+from domain.entity import EntityState, Event
+from workflows.entity import Entity
+from workflows.plugin import project_plugin
+
+
+@dataclass(frozen=True)
+class Log:
+    """What the histories say: the newest state, the events in order, and what is gone."""
+
+    state: EntityState
+    events: tuple[Event, ...]
+    #: Events 1 … this number are past the server's retention; 0 when all are there.
+    missing_through: int
+    closed: bool
+    #: How far this log has read: the newest run and the id of its last history event.
+    run_id: str
+    last_event_id: int
+
+
+class _Capture(Interceptor):
+    """Holds the entity of the run that is being replayed."""
+
+    def __init__(self) -> None:
+        self.entity: Entity[Any] | None = None
+
+    def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor]:  # noqa: A002, ARG002 - the SDK's name
+        capture = self
+
+        class Inbound(WorkflowInboundInterceptor):
+            async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:  # noqa: A002, ANN401 - the SDK's signature
+                capture.entity = workflow.instance().entity
+                return await super().execute_workflow(input)
+
+        return Inbound
+
+
+async def replay_run(history: WorkflowHistory) -> Entity[Any]:
+    """Return the entity as today's code makes it from one run's history.
+
+    Raises ``temporalio.workflow.NondeterminismError`` if today's code would have done something else, and
+    ``ValueError`` if the history is not one of ours or no worker has taken up the run yet.
+    """
+    capture = _Capture()
+    replayer = Replayer(
+        workflows=[],
+        plugins=[project_plugin()],
+        interceptors=[capture],
+        # Our own code replays here, in a process that does nothing else with it: the sandbox would only cost time.
+        workflow_runner=UnsandboxedWorkflowRunner(),
+    )
+    await replayer.replay_workflow(history)
+    if capture.entity is None:
+        raise ValueError(f"no worker has taken up {history.workflow_id} yet")
+    return capture.entity
+
+
+async def read_log(client: Client, workflow_id: str) -> Log:
+    """Return the log of a workflow over all its runs. Raises ``RPCError`` (NOT_FOUND) for an unknown one."""
+    runs = await _fetch_runs(client, workflow_id)
+    entities = [await replay_run(run) for run in runs]
+    events = [event for run, entity in zip(runs, entities, strict=True) for event in _with_clients(entity, run.events)]
+    return Log(
+        state=entities[-1].state,
+        events=tuple(events),
+        missing_through=events[0].sequence - 1 if events else entities[-1].state.sequence,
+        closed=_is_closed(runs[-1].events[-1]),
+        run_id=runs[-1].run_id,
+        last_event_id=runs[-1].events[-1].event_id,
+    )
+
+
+async def follow_events(client: Client, workflow_id: str, since: int = 0) -> AsyncIterator[Event]:
+    """Give events after ``since`` as they happen, until the workflow closes.
+
+    Waits on the server's own long poll: no timer loop, no history added, also while no worker runs.
+    """
+    log = await read_log(client, workflow_id)
+    for event in log.events:
+        if event.sequence > since:
+            since = event.sequence
+            yield event
+    if log.closed:
+        return
+    run_id, read_through = log.run_id, log.last_event_id
+    while True:
+        handle = client.get_workflow_handle(workflow_id, run_id=run_id)
+        history: list[HistoryEvent] = []
+        next_run: str | None = None
+        async for item in handle.fetch_history_events(wait_new_event=True):
+            history.append(item)
+            if item.event_id <= read_through:
+                continue
+            if item.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW:
+                next_run = item.workflow_execution_continued_as_new_event_attributes.new_execution_run_id
+            if not (item.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED or _is_closed(item) or next_run):
+                continue
+            entity = await replay_run(WorkflowHistory(workflow_id, list(history)))
+            for event in _with_clients(entity, history):
+                if event.sequence > since:
+                    since = event.sequence
+                    yield event
+        if next_run is None:
+            return
+        run_id, read_through = next_run, 0
+
+
+async def _fetch_runs(client: Client, workflow_id: str) -> list[WorkflowHistory]:
+    """Return the histories of the chain of runs, oldest first, as far as the server still has them."""
+    runs: list[WorkflowHistory] = []
+    run_id: str | None = None
+    while True:
+        try:
+            history = await client.get_workflow_handle(workflow_id, run_id=run_id).fetch_history()
+        except RPCError as error:
+            if runs and error.status == RPCStatusCode.NOT_FOUND:
+                return runs
+            raise
+        runs.insert(0, history)
+        run_id = history.events[0].workflow_execution_started_event_attributes.continued_execution_run_id
+        if not run_id:
+            return runs
+
+
+def _with_clients(entity: Entity[Any], history: Sequence[HistoryEvent]) -> list[Event]:
+    """Return the run's events, each with the client identity that sent its command, as far as history names one."""
+    clients: dict[str, str] = {}
+    signals = iter(entity.signal_command_ids)
+    for item in history:
+        if item.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
+            started = item.workflow_execution_started_event_attributes
+            if not started.continued_execution_run_id and entity.events:
+                clients[entity.events[0].command_id] = started.identity
+        elif item.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED:
+            meta = item.workflow_execution_update_accepted_event_attributes.accepted_request.meta
+            clients[meta.update_id] = meta.identity
+        elif item.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
+            command_id = next(signals, None)
+            if command_id is not None:
+                clients[command_id] = item.workflow_execution_signaled_event_attributes.identity
+    return [
+        event.model_copy(update={"client": clients[event.command_id]}) if event.command_id in clients else event
+        for event in entity.events
+    ]
+
+
+def _is_closed(event: HistoryEvent) -> bool:
+    return event.event_type in {
+        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED,
+        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED,
+        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED,
+        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED,
+        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TIMED_OUT,
+    }

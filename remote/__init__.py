@@ -1,0 +1,1 @@
+"""Reaching GPU pods: SSH connections and calls to the podlet."""

@@ -1,0 +1,1 @@
+"""Durable workflows: they order things and keep state; what is right is decided in domain."""

@@ -1,0 +1,273 @@
+"""The one loop of both workflows: commands change the state by the rules, the state says what to do next.
+
+A workflow holds an ``Entity`` and gives it two things: how to carry out one action, and what to show of the state. What
+is in flight is never part of the state: an action stands in ``next_actions`` until its outcome has been applied, so a
+run that begins anew finds the same actions, with the same keys, and starts them again. Activities are idempotent by
+what their action names; two of them overlap for a heartbeat at most.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Generic, Protocol, TypeVar
+
+from temporalio import workflow
+from temporalio.common import RawValue, SearchAttributeUpdate
+from temporalio.exceptions import ApplicationError, FailureError, is_cancelled_exception
+
+with workflow.unsafe.imports_passed_through():
+    from pydantic import BaseModel, JsonValue
+
+    from domain.entity import EntityState, Event, Outcome, record_refusal
+    from domain.errors import Rejected
+
+#: Who speaks when the rules themselves decide.
+SYSTEM = "podctl"
+#: Decisions of the rules carried out in one go; more would be a loop in the rules, and a workflow must not hang.
+MAXIMUM_DECISIONS = 5_000
+#: Seconds before an action whose outcome changed nothing may start again, doubled each time up to the maximum: rules
+#: and machine then disagree, and asking faster would only fill the history.
+FRUITLESS_FIRST = 1.0
+FRUITLESS_MAXIMUM = 60.0
+
+
+class Envelope(Protocol):
+    """A command with its id and sender."""
+
+    @property
+    def command_id(self) -> str:
+        """The id that makes the command idempotent."""
+        ...
+
+    @property
+    def by(self) -> str:
+        """Who says so."""
+        ...
+
+    @property
+    def command(self) -> BaseModel:
+        """The command: a model with a ``type``."""
+        ...
+
+
+class Action(Protocol):
+    """Something that the rules want done."""
+
+    @property
+    def type(self) -> str:
+        """``command``, ``wake_at``, or one that the workflow carries out."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """Names the action while it is in flight."""
+        ...
+
+
+S = TypeVar("S", bound=EntityState)
+
+
+@dataclass(frozen=True)
+class View(Generic[S]):
+    """What of the state is shown in the Temporal Web UI: memo, search attributes, Markdown details."""
+
+    memo: Callable[[S], Mapping[str, JsonValue]]
+    search_attributes: Callable[[S], Sequence[SearchAttributeUpdate[Any]]]
+    details: Callable[[S], str]
+
+
+@dataclass(frozen=True)
+class Rules(Generic[S]):
+    """The pure rules of one kind of entity."""
+
+    envelope: Callable[..., Any]
+    apply: Callable[[S, Any, datetime], tuple[S, tuple[Event, ...]]]
+    next_actions: Callable[[S, datetime], Sequence[Any]]
+    is_settled: Callable[[S], bool]
+    command_from_signal: Callable[[str, list[object]], Any]
+    #: What a cancellation asked for past podctl (Web UI, Temporal CLI) means; None: it is not followed.
+    on_cancel: Callable[[str], BaseModel | None]
+
+
+class Entity(Generic[S]):
+    """A state, the events of this run, and what is in flight. One writer: the workflow's own event loop."""
+
+    def __init__(self, state: S, events: Sequence[Event], rules: Rules[S], view: View[S]) -> None:
+        self.state = state
+        self.events = list(events)
+        self._rules = rules
+        self._view = view
+        self._in_flight: dict[str, asyncio.Task[None]] = {}
+        self._fruitless: dict[str, int] = {}
+        #: The command ids of this run's signals in the order of history, for the reader.
+        self.signal_command_ids: list[str] = []
+        self._changed = True
+        self._shown: tuple[Any, Any] | None = None
+
+    # -- messages ------------------------------------------------------------------------------------------------
+
+    def check(self, envelope: Envelope) -> None:
+        """Raise ``ApplicationError`` if the rules refuse the command now; the state is only read."""
+        try:
+            self._rules.apply(self.state, envelope, workflow.now())
+        except Rejected as rejected:
+            raise _refused(rejected) from rejected
+
+    def execute(self, envelope: Envelope) -> Outcome:
+        """Apply a command and return what became of it. Raises ``ApplicationError`` if it is refused."""
+        try:
+            self._apply(envelope)
+        except Rejected as rejected:
+            raise _refused(rejected) from rejected
+        return Outcome(command_id=envelope.command_id, accepted=True)
+
+    def signal(self, name: str, arguments: Sequence[RawValue]) -> None:
+        """Apply what a person signalled; a malformed or refused signal is recorded as refused and changes nothing."""
+        command_id = f"signal-{workflow.info().run_id[:8]}-{len(self.signal_command_ids) + 1}"
+        by = "unknown"
+        try:
+            parsed = self._rules.command_from_signal(name, [_decode(argument) for argument in arguments])
+            command_id, by = parsed.command_id or command_id, parsed.by
+            self._apply(self._rules.envelope(command_id=command_id, by=by, command=parsed.command))
+        except Rejected as rejected:
+            # A repeated signal was answered the first time: nothing to record again.
+            if self.state.outcome(command_id) is None:
+                now = workflow.now()
+                self._take(
+                    *record_refusal(self.state, rejected, command_id=command_id, command=name[:100], by=by, now=now)
+                )
+        finally:
+            self.signal_command_ids.append(command_id)
+
+    def shown_state(self) -> JsonValue:
+        """Return the state for readers, without the ledger, which only the rules need."""
+        shown: JsonValue = self.state.model_dump(mode="json", exclude={"ledger"})
+        return shown
+
+    def events_since(self, sequence: int) -> JsonValue:
+        """Return this run's events with a higher sequence number."""
+        return [event.model_dump(mode="json") for event in self.events if event.sequence > sequence]
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+
+    async def run(self, perform: Callable[[Any], Awaitable[Sequence[BaseModel]]]) -> bool:
+        """Carry out what the rules want until nothing is left (True) or the run has to begin anew (False).
+
+        ``perform`` carries out one action and returns the commands that report its outcome.
+        """
+        while True:
+            self._changed = False
+            wake_at = self._advance(perform)
+            self._show()
+            if self._rules.is_settled(self.state) and not self._in_flight:
+                await workflow.wait_condition(workflow.all_handlers_finished)
+                return True
+            if workflow.info().is_continue_as_new_suggested():
+                await workflow.wait_condition(workflow.all_handlers_finished)
+                return False
+            timeout = None if wake_at is None else max(wake_at - workflow.now(), timedelta(milliseconds=1))
+            try:
+                await workflow.wait_condition(lambda: self._changed, timeout=timeout, timeout_summary="next decision")
+            except TimeoutError:
+                continue
+            except asyncio.CancelledError:
+                self._cancel_requested()
+
+    def _cancel_requested(self) -> None:
+        reason = workflow.cancellation_reason() or ""
+        command = self._rules.on_cancel(reason)
+        if command is None:
+            return
+        command_id = f"cancel-{workflow.info().run_id[:8]}"
+        try:
+            self._apply(self._rules.envelope(command_id=command_id, by="temporal", command=command))
+        except Rejected as rejected:
+            workflow.logger.info("cancellation refused: %s", rejected)
+
+    def _advance(self, perform: Callable[[Any], Awaitable[Sequence[BaseModel]]]) -> datetime | None:
+        """Let the rules decide, start what they want, end what they no longer want; return when to look again."""
+        actions = self._decide()
+        wanted = {action.key: action for action in actions if action.type != "wake_at"}
+        for key, task in list(self._in_flight.items()):
+            if key not in wanted:
+                task.cancel()
+        for key, action in wanted.items():
+            if key not in self._in_flight:
+                self._in_flight[key] = asyncio.create_task(self._carry_out(action, perform))
+        return min((action.at for action in actions if action.type == "wake_at"), default=None)
+
+    def _decide(self) -> Sequence[Any]:
+        for _ in range(MAXIMUM_DECISIONS):
+            actions = self._rules.next_actions(self.state, workflow.now())
+            decision = next((action for action in actions if action.type == "command"), None)
+            if decision is None:
+                return actions
+            try:
+                self._apply(self._rules.envelope(command_id=decision.command_id, by=SYSTEM, command=decision.command))
+            except Rejected as rejected:
+                workflow.logger.error("the rules refused their own decision %s: %s", decision.key, rejected)
+                return [action for action in actions if action.type != "command"]
+        workflow.logger.error("the rules did not come to an end after %d decisions", MAXIMUM_DECISIONS)
+        return []
+
+    async def _carry_out(self, action: Action, perform: Callable[[Any], Awaitable[Sequence[BaseModel]]]) -> None:
+        try:
+            commands = await perform(action)
+            before = self.state.sequence
+            for command in commands:
+                envelope = self._rules.envelope(
+                    command_id=f"report-{workflow.uuid4().hex[:12]}", by=SYSTEM, command=command
+                )
+                try:
+                    self._apply(envelope)
+                except Rejected as rejected:
+                    # The world has moved on while the action ran (a person was faster, a late result): what the
+                    # state says now holds.
+                    workflow.logger.info("outcome of %s is not wanted any more: %s", action.key, rejected)
+            if self.state.sequence > before:
+                self._fruitless.pop(action.key, None)
+            else:
+                await self._pause(action.key)
+        except FailureError as error:
+            if not is_cancelled_exception(error):
+                workflow.logger.error("action %s failed: %s", action.key, error.cause or error)
+                await self._pause(action.key)
+        finally:
+            del self._in_flight[action.key]
+            self._changed = True
+
+    async def _pause(self, key: str) -> None:
+        count = self._fruitless.get(key, 0)
+        self._fruitless[key] = count + 1
+        if count:
+            await workflow.sleep(min(FRUITLESS_MAXIMUM, FRUITLESS_FIRST * 2.0 ** (count - 1)), summary=f"pause: {key}")
+
+    def _apply(self, envelope: Envelope) -> None:
+        self._take(*self._rules.apply(self.state, envelope, workflow.now()))
+
+    def _take(self, state: S, events: Sequence[Event]) -> None:
+        self.state = state
+        self.events.extend(events)
+        self._changed = True
+
+    def _show(self) -> None:
+        memo = dict(self._view.memo(self.state))
+        attributes = list(self._view.search_attributes(self.state))
+        if self._shown is None or memo != self._shown[0]:
+            workflow.upsert_memo(memo)
+        if attributes and (self._shown is None or attributes != self._shown[1]):
+            workflow.upsert_search_attributes(attributes)
+        self._shown = (memo, attributes)
+        workflow.set_current_details(self._view.details(self.state))
+
+
+def _refused(rejected: Rejected) -> ApplicationError:
+    return ApplicationError(rejected.message, type=rejected.code, non_retryable=True)
+
+
+def _decode(argument: RawValue) -> object:
+    try:
+        return workflow.payload_converter().from_payload(argument.payload)
+    except Exception as error:  # any converter, any error: whatever it is, the payload is not ours
+        raise Rejected("wrong_payload", f"the payload is not JSON: {str(error)[:200]}") from error

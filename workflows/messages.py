@@ -1,0 +1,106 @@
+"""Inputs and outputs of activities. They stand in histories for ever: new fields have defaults, none is renamed."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from domain.entity import Value
+from domain.gpu.commands import HolderGone, LaunchDone, LaunchFailed, PodObserved, PodUnreachable, StopDone, StopFailed
+from domain.gpu.models import Belief, StartPlan
+from domain.task.models import CommandExecutor, ModelServerDraft, Result
+
+
+class InspectInput(Value):
+    """A pod to look at once. ``expected`` goes back in the report."""
+
+    pod: str
+    expected: tuple[str, ...] = ()
+
+
+class WatchInput(Value):
+    """A pod and what its workflow believes of it; the watch returns when it sees something else."""
+
+    pod: str
+    reachable: bool | None = None
+    boot: str | None = None
+    beliefs: dict[str, Belief] = Field(default_factory=dict)
+    expected: tuple[str, ...] = ()
+    #: Tasks that hold model servers there.
+    holders: tuple[str, ...] = ()
+
+
+class LookOutput(Value):
+    """What an inspection or a watch found."""
+
+    report: Annotated[PodObserved | PodUnreachable | HolderGone, Field(discriminator="type")]
+
+
+class LaunchInput(Value):
+    """One launch of a model server, decided and written down before it happens."""
+
+    pod: str
+    launch_id: str
+    plan: StartPlan
+
+
+class LaunchOutput(Value):
+    """What became of a launch."""
+
+    report: Annotated[LaunchDone | LaunchFailed, Field(discriminator="type")]
+
+
+class StopInput(Value):
+    """One launch, server or run, that has to be gone, verified. ``grace`` is in seconds, before it is killed."""
+
+    pod: str
+    launch_id: str
+    grace: float
+
+
+class StopOutput(Value):
+    """What became of a stop."""
+
+    report: Annotated[StopDone | StopFailed, Field(discriminator="type")]
+
+
+class RunInput(Value):
+    """One attempt of a ``command`` workstream."""
+
+    pod: str
+    run_id: str
+    task_id: str
+    workstream_id: str
+    executor: CommandExecutor
+    server_launch: str | None = None
+
+
+class RunOutput(Value):
+    """How a run ended. ``interrupted``: nobody saw how; it may have taken effect."""
+
+    result: Result
+    interrupted: bool = False
+    timed_out: bool = False
+    #: Why the program never ran.
+    error: str | None = None
+
+
+class AttachInput(Value):
+    """A task and the model server that it wants."""
+
+    task_id: str
+    server: ModelServerDraft
+
+
+class DetachInput(Value):
+    """A task and the model server that it no longer wants."""
+
+    task_id: str
+    pod: str
+    name: str
+
+
+class AttachOutput(Value):
+    """Whether the GPU pod took the task on as a holder; if not, its code and reason."""
+
+    code: str | None = None
+    message: str = ""

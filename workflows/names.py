@@ -1,0 +1,22 @@
+"""Names that stand in histories: workflows, messages, activities. They are never renamed, whatever code is."""
+
+from typing import Final
+
+TASK_POD: Final = "TaskPodWorkflow"
+GPU_POD: Final = "GpuPodWorkflow"
+
+EXECUTE: Final = "execute"
+STATE: Final = "state"
+EVENTS: Final = "events"
+OUTCOME: Final = "outcome"
+
+#: The signal that a GPU pod sends to the task pods which hold one of its model servers.
+MODEL_SERVER_SIGNAL: Final = "model-server"
+
+INSPECT_POD: Final = "inspect_pod"
+WATCH_POD: Final = "watch_pod"
+LAUNCH_SERVER: Final = "launch_server"
+STOP_LAUNCH: Final = "stop_launch"
+ATTACH_SERVER: Final = "attach_server"
+DETACH_SERVER: Final = "detach_server"
+RUN_COMMAND: Final = "run_command"

@@ -1,0 +1,22 @@
+"""Timeouts and retry policies of every activity, in one place. All in seconds.
+
+A dead worker is noticed by its missing heartbeat; what it had begun is then looked at again by another one. Retries
+have no end where a person or a returning machine is what is waited for: they add nothing to the history.
+"""
+
+from datetime import timedelta
+from typing import Final
+
+from temporalio.common import RetryPolicy
+
+#: Three to four heartbeats (``activities/support.py``): a worker that lost that many is dead.
+HEARTBEAT: Final = timedelta(seconds=12)
+#: Observers run for as long as the thing that they observe.
+OBSERVER: Final = timedelta(days=3650)
+#: One attempt at something that ends by itself; far above what it takes on a slow link, upload included.
+ATTEMPT: Final = timedelta(minutes=10)
+
+#: Pauses grow to 15 s: a machine that is away is asked four times a minute, and is back within 15 s when it returns.
+UNTIL_DONE: Final = RetryPolicy(
+    initial_interval=timedelta(seconds=1), backoff_coefficient=2.0, maximum_interval=timedelta(seconds=15)
+)
