@@ -1,0 +1,143 @@
+"""How every command shows things: tables or JSON on stdout, progress and errors on stderr, exit codes.
+
+0 is done, 1 failed, 2 a mistake in what was typed or written, 130 Ctrl-C. No stack trace reaches a user: ``run`` is the
+one place where an exception becomes a message.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+T = TypeVar("T")
+
+FAILED = 1
+USAGE = 2
+INTERRUPTED = 130
+
+
+class Format(StrEnum):
+    """What a command that shows something prints."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+OutputOption = Annotated[Format, typer.Option("--output", "-o", help="Show a table, or JSON for programs.")]
+
+#: Colours of the words for states, wherever they stand in a table.
+_STYLES = {
+    **dict.fromkeys(("ready", "completed", "running", "ok", "attached"), "green"),
+    **dict.fromkeys(("failed", "lost", "memory_unexplained", "blocked", "gone"), "red"),
+    **dict.fromkeys(("unreachable", "unhealthy", "warning", "stopping", "restarting", "pending"), "yellow"),
+    **dict.fromkeys(("loading", "launching", "in_progress", "workstream_execution"), "cyan"),
+}
+
+#: Packages of ours whose exceptions are written for people.
+_OURS = frozenset({"cli", "domain", "podctl", "remote", "simulator", "worker"})
+
+
+def run(app: typer.Typer) -> int:
+    """Run the program; return its exit status, whatever happens, having said on stderr what went wrong."""
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except SystemExit as end:
+        # Typer ends the program itself, always with a number.
+        return end.code if isinstance(end.code, int) else 0
+    except BrokenPipeError:
+        # Whoever read our output has enough. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001  # the one place for all of them
+        if os.environ.get("PODCTL_DEBUG"):
+            traceback.print_exc()
+        print_error(_message(error))
+        return USAGE if type(error).__name__ == "BadInput" else FAILED
+    return 0
+
+
+def run_async(work: Coroutine[Any, Any, T], *, when_interrupted: str) -> T:
+    """Run a command's coroutine; Ctrl-C ends it with a word on how to look again at what goes on without us."""
+    import asyncio
+
+    with interruptible(when_interrupted):
+        return asyncio.run(work)
+
+
+@contextmanager
+def interruptible(hint: str) -> Iterator[None]:
+    """Turn Ctrl-C into ``hint`` on stderr and exit status 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print_progress(f"\n{hint}")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def print_error(message: str) -> None:
+    """Print ``error: message`` on stderr."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+
+
+def print_progress(message: str) -> None:
+    """Print what is being done, on stderr: it is no part of the result."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def print_json(value: object) -> None:
+    """Print ``value`` (models, dataclasses, dates and paths included) as JSON."""
+    from pydantic import TypeAdapter
+
+    print(TypeAdapter(Any).dump_json(value, indent=2).decode())
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
+    """Print rows under their column names: with colours and fitted to a terminal, or whole for a pipe.
+
+    ``None`` shows as ``-``. Without rows it prints ``empty``, which says what to do to get some.
+    """
+    cells = [["-" if cell is None else str(cell) for cell in row] for row in rows]
+    if not cells:
+        print(empty)
+    elif sys.stdout.isatty():
+        _print_rich_table(columns, cells)
+    else:
+        lines = [[column.upper() for column in columns], *cells]
+        widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+        for line in lines:
+            print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _print_rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        # As text, never as markup: it may be a stranger's.
+        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+    Console().print(table)
+
+
+def _message(error: Exception) -> str:
+    package = type(error).__module__.partition(".")[0]
+    if package in _OURS:
+        code = getattr(error, "code", None)
+        text = str(error)
+        return text if code is None or text.startswith(f"{code}:") else f"{code}: {text}"
+    if package == "temporalio":
+        return f"Temporal says: {error}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return f"{type(error).__name__}: {error}. This is a fault in podctl; PODCTL_DEBUG=1 shows where it is"
