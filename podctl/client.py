@@ -108,7 +108,7 @@ class PodctlClient:
             raise Refused(rejected.code, rejected.message) from rejected
         await self._start(
             names.TASK_POD,
-            task.model_dump(mode="json"),
+            {"create": task.model_dump(mode="json")},
             task_workflow_id(task.task_id),
             f"task {task.task_id} exists already: podctl task show {task.task_id}, or give another --id",
             static_summary=task.title,
@@ -159,7 +159,7 @@ class PodctlClient:
         """Start the workflow that owns a GPU pod. Raises ``AlreadyExists``. Needs no worker."""
         await self._start(
             names.GPU_POD,
-            pod.model_dump(mode="json"),
+            {"create": pod.model_dump(mode="json")},
             gpu_pod_workflow_id(pod.name),
             f"GPU pod {pod.name} exists already: podctl pods show {pod.name}; to change its address: podctl pods set",
             static_summary=f"GPU pod {pod.name}",
