@@ -2226,7 +2226,7 @@ def answer(caller: Caller) -> Json:
 
     try:
         fields = json.loads(caller.read_request())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Failure("bad_request", f"the request is not JSON ({error}); send one object on one line") from None
     if not isinstance(fields, dict):
         raise Failure("bad_request", "the request must be a JSON object; send one object on one line")
@@ -2250,6 +2250,17 @@ def main() -> int:
         except OSError as error:
             message = f"{error}; look at the machine's disk and permissions, then ask again"
             caller.send("error", code="machine_error", message=message)
+            return 1
+        except CallerLost:
+            raise
+        except Exception as error:  # noqa: BLE001 - a caller must never be left without an answer
+            import traceback
+
+            traceback.print_exc()
+            message = (
+                f"the podlet has a bug: {type(error).__name__}: {error}; its traceback is on stderr, please report it"
+            )
+            caller.send("error", code="internal", message=message)
             return 1
         caller.send("result", result=result)
     except CallerLost:

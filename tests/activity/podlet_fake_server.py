@@ -1,0 +1,160 @@
+"""A pretend model server with real vLLM's bad manners, for the podlet's tests. Each process notes its pid by role."""
+
+import argparse
+import json
+import mmap
+import os
+import signal
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--notes", type=Path)
+parser.add_argument("--port", type=int)
+parser.add_argument("--engine", action="store_true", help="fork an engine, which forks a worker")
+parser.add_argument("--daemon", action="store_true", help="a double fork with a session and folder of its own")
+parser.add_argument("--ignore-term", action="store_true", help="in every process")
+parser.add_argument("--swallow-terms", type=int, default=0, help="how many TERMs the root swallows")
+parser.add_argument("--hang-on-term", action="store_true", help="the root ends its engine on TERM, then hangs")
+parser.add_argument("--shared-memory", help="a file below /dev/shm that the engine maps and leaves")
+parser.add_argument("--socket", action="store_true", help="leave a socket in VLLM_RPC_BASE_PATH")
+parser.add_argument("--memory", type=int, help="MiB that the worker holds on the first GPU")
+parser.add_argument("--served-name", default="tiny")
+parser.add_argument("--answers", type=Path, help="a folder: a file 'health', 'models' or 'completion' has its status")
+parser.add_argument("--say", action="append", default=[], help="log lines")
+options = parser.parse_args()
+
+
+def note(role: str) -> None:
+    """Write our pid where the test looks for it, atomically."""
+    (options.notes / f".{role}").write_text(str(os.getpid()))
+    (options.notes / f".{role}").rename(options.notes / role)
+
+
+def sleep_for_ever() -> None:
+    """Do nothing until killed, without our environment as vLLM's children are."""
+    while True:
+        time.sleep(60)
+
+
+def become_other_program(role: str) -> None:
+    """Go on as a process whose environment is empty."""
+    arguments = [sys.executable, "-I", "-S", __file__, "--notes", str(options.notes)]
+    os.execve(sys.executable, [*arguments, *sys.argv[3:], f"--say=role:{role}"], {})  # noqa: S606 - no shell is wanted
+
+
+def engine() -> None:
+    """Map shared memory, start the worker, live on."""
+    if os.fork() == 0:
+        become_other_program("worker")
+    if options.shared_memory:
+        with Path(options.shared_memory).open("wb") as file:
+            file.truncate(4096)
+        with Path(options.shared_memory).open("r+b") as file:
+            globals()["kept"] = mmap.mmap(file.fileno(), 4096)
+    note("engine")
+    sleep_for_ever()
+
+
+def worker() -> None:
+    """Hold GPU memory, live on."""
+    if options.memory:
+        uuid = "GPU-0"
+        registered = Path(options.notes).parent / "gpu" / "memory" / str(os.getpid())
+        registered.write_text(json.dumps({"uuid": uuid, "mib": options.memory}))
+    note("worker")
+    sleep_for_ever()
+
+
+def daemon() -> None:
+    """Leave session, folder and parent behind."""
+    os.setsid()
+    os.chdir("/")
+    if os.fork() == 0:
+        note("daemon")
+        sleep_for_ever()
+    os._exit(0)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Health, models, completions, metrics; the key guards /v1."""
+
+    def answer(self, what: str, body: bytes) -> None:
+        """Answer with what the test wants of this path: a status, or 0 for no answer at all."""
+        file = options.answers / what if options.answers else None
+        status = int(file.read_text()) if file and file.exists() else 200
+        key = os.environ.get("VLLM_API_KEY")
+        if self.path.startswith("/v1") and key and self.headers["Authorization"] != f"Bearer {key}":
+            status = 401
+        if status == 0:
+            sleep_for_ever()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        """Answer a GET."""
+        if self.path == "/health":
+            self.answer("health", b"")
+        elif self.path == "/v1/models":
+            self.answer("models", json.dumps({"data": [{"id": options.served_name}]}).encode())
+        else:
+            lines = ['vllm:num_requests_running{engine="0"} 2.0', 'vllm:num_requests_running{engine="1"} 1.0']
+            lines += ['vllm:generation_tokens_total{engine="0"} 1.5e3', 'vllm:kv_cache_usage_perc{engine="0"} 0.25']
+            self.answer("metrics", "\n".join(lines).encode())
+
+    def do_POST(self) -> None:
+        """Answer a completion."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        print("completion asked", flush=True)
+        self.answer("completion", b"{}")
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def root() -> None:
+    """Serve, with an engine below."""
+    engine_pid = 0
+    terms = [0]
+
+    def on_term(*_: object) -> None:
+        terms[0] += 1
+        print(f"TERM {terms[0]}", flush=True)
+        if options.ignore_term or terms[0] <= options.swallow_terms or (options.hang_on_term and terms[0] > 1):
+            return
+        for role in ("engine", "worker"):
+            if (options.notes / role).exists():
+                os.kill(int((options.notes / role).read_text()), signal.SIGKILL)
+        if not options.hang_on_term:
+            os._exit(0)
+
+    signal.signal(signal.SIGTERM, on_term)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    if options.engine:
+        engine_pid = os.fork()
+        if engine_pid == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN if options.ignore_term else signal.SIG_DFL)
+            engine()
+    if options.daemon and os.fork() == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if options.ignore_term else signal.SIG_DFL)
+        daemon()
+    if options.socket:
+        import socket
+
+        socket.socket(socket.AF_UNIX).bind(os.environ["VLLM_RPC_BASE_PATH"] + "/engine.sock")
+    for line in options.say:
+        print(line, flush=True)
+    server = ThreadingHTTPServer(("127.0.0.1", options.port), Handler) if options.port else None
+    note("root")
+    if server:
+        server.serve_forever()
+    sleep_for_ever()
+
+
+if "role:worker" in options.say:
+    worker()
+root()

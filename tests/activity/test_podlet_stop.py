@@ -1,0 +1,328 @@
+"""The podlet's stop: verified, whatever the manners of what is stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.activity.podlet_harness import Json, Machine, PodletError, free_port, lives, wait_until
+
+TREE = {"root", "engine", "worker"}
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    with Machine(tmp_path / "machine") as machine:
+        yield machine
+
+
+@pytest.fixture
+def shared_memory() -> Iterator[Path]:
+    path = Path(f"/dev/shm/psm_{uuid.uuid4().hex[:8]}")  # noqa: S108 - where such files are
+    yield path
+    path.unlink(missing_ok=True)
+
+
+def steps(conversation_lines: list[Json]) -> list[str]:
+    """Return the steps that a stop went through."""
+    return [line["step"] for line in conversation_lines if line["type"] == "progress"]
+
+
+def check_stopped(machine: Machine, launch_id: str, result: Json) -> None:
+    """Check that a result says stopped and that the machine agrees."""
+    assert (result["id"], result["state"]) == (launch_id, "stopped")
+    assert (result["processes_left"], result["gpu_processes_left"], result["ports_closed"]) == (0, 0, True)
+    assert machine.alive() == set()
+    seen = machine.observe(launch_id)
+    assert (seen["state"], seen["members"], seen["stop_requested"]) == ("exited", 0, True)
+    assert seen["stopped"] == result
+    launch = machine.path(launch_id)
+    wait_until(lambda: not machine.supervised(launch), "the supervisor has gone too")
+
+
+def test_a_server_that_obeys_is_not_killed(machine: Machine) -> None:
+    machine.serve("pod/tiny/1", "--engine")
+    stop = machine.start("stop", id="pod/tiny/1", grace=20)
+    result = stop.result()
+    check_stopped(machine, "pod/tiny/1", result)
+    assert result["killed"] == 0
+    assert (result["exit"]["code"], result["exit"]["signal"]) == (0, None)
+    assert steps(stop.lines) == ["term", "verify"]
+
+
+def test_a_repeated_stop_returns_what_the_first_found(machine: Machine) -> None:
+    machine.serve("pod/tiny/1", "--engine")
+    first = machine.call("stop", id="pod/tiny/1", grace=5)
+    assert machine.call("stop", id="pod/tiny/1", grace=5) == first
+
+
+def test_two_stops_at_once_agree(machine: Machine) -> None:
+    machine.serve("pod/tiny/1", "--engine", "--ignore-term")
+    patient = machine.start("stop", id="pod/tiny/1", grace=600)
+    patient.read_until(lambda line: line.get("step") == "term", "the first one asks")
+    result = machine.call("stop", id="pod/tiny/1", grace=0)
+    check_stopped(machine, "pod/tiny/1", result)
+    assert patient.result()["state"] == "stopped"
+
+
+def test_a_swallowed_term_is_repeated(machine: Machine) -> None:
+    machine.serve("pod/tiny/1", "--engine", "--swallow-terms=1")
+    stop = machine.start("stop", id="pod/tiny/1", grace=20)
+    result = stop.result()
+    check_stopped(machine, "pod/tiny/1", result)
+    assert result["killed"] == 0
+    assert steps(stop.lines) == ["term", "term", "verify"]
+    assert machine.path("pod/tiny/1", "output.log").read_text() == "TERM 1\nTERM 2\n"
+
+
+def test_what_ignores_term_is_killed_after_the_grace(machine: Machine) -> None:
+    machine.serve("pod/tiny/1", "--engine", "--daemon", "--ignore-term")
+    result = machine.call("stop", id="pod/tiny/1", grace=0.3)
+    check_stopped(machine, "pod/tiny/1", result)
+    assert result["killed"] == 4
+    assert result["exit"]["signal"] == signal.SIGKILL
+
+
+def test_a_root_that_hangs_without_its_engine_is_killed_before_the_grace_is_over(machine: Machine) -> None:
+    machine.serve("pod/tiny/1", "--engine", "--hang-on-term")
+    result = machine.call("stop", id="pod/tiny/1", grace=600)
+    check_stopped(machine, "pod/tiny/1", result)
+    assert result["killed"] == 1
+
+
+@pytest.mark.parametrize("with_supervisor", [True, False])
+def test_an_orphaned_engine_is_found_and_ended(machine: Machine, with_supervisor: bool) -> None:
+    machine.serve("pod/tiny/1", "--engine", "--ignore-term")
+    if not with_supervisor:
+        machine.kill_supervisor("pod/tiny/1")
+    machine.kill("root")
+    seen = machine.observe("pod/tiny/1")
+    assert (seen["state"], seen["members"]) == ("running", 2)
+    assert (seen["exit"]["signal"], seen["exit"]["unknown"]) == ((9, False) if with_supervisor else (None, True))
+    result = machine.call("stop", id="pod/tiny/1", grace=600)
+    check_stopped(machine, "pod/tiny/1", result)
+    assert result["killed"] == 2
+
+
+def test_a_process_that_left_session_folder_and_parent_is_known_by_the_supervisor(machine: Machine) -> None:
+    launched = machine.serve("pod/tiny/1", "--engine", "--daemon", "--ignore-term")
+    daemon = machine.pid("daemon")
+    wait_until(lambda: os.getsid(daemon) != launched["pid"], "it has a session of its own")
+    machine.kill("root")
+    assert machine.observe("pod/tiny/1")["members"] == 3
+    check_stopped(machine, "pod/tiny/1", machine.call("stop", id="pod/tiny/1", grace=0))
+
+
+def test_such_a_process_is_remembered_when_the_supervisor_is_killed(machine: Machine) -> None:
+    machine.serve("pod/tiny/1", "--engine", "--daemon")
+    daemon = machine.pid("daemon")
+    noted = machine.path("pod/tiny/1", "noted.json")
+    wait_until(lambda: noted.exists() and f"[{daemon}," in noted.read_text(), "the supervisor noted it")
+    machine.kill_supervisor("pod/tiny/1")
+    machine.kill("root")
+    assert machine.observe("pod/tiny/1")["members"] == 3
+    check_stopped(machine, "pod/tiny/1", machine.call("stop", id="pod/tiny/1", grace=0))
+
+
+def test_a_process_in_the_launchs_folder_belongs_to_it(machine: Machine) -> None:
+    """Its session is its own and nobody noted it: what is left is where it works."""
+    script = 'setsid sh -c \'echo $$ > "$0"; exec sleep 1000\' "$0" & wait'
+    note = machine.notes / "worker"
+    machine.call("launch", id="pod/tiny/1", kind="server", argv=["sh", "-c", script, str(note)])
+    machine.pid("worker")
+    machine.kill_supervisor("pod/tiny/1")
+    machine.path("pod/tiny/1", "noted.json").unlink(missing_ok=True)
+    os.kill(machine.observe("pod/tiny/1")["pid"], signal.SIGKILL)
+    wait_until(lambda: machine.observe("pod/tiny/1")["members"] == 1, "only the worker is left")
+    check_stopped(machine, "pod/tiny/1", machine.call("stop", id="pod/tiny/1", grace=0))
+
+
+def test_a_bystander_is_left_alone(machine: Machine) -> None:
+    """The same program, the same folder's parent, the same parent process: not of the launch."""
+    machine.serve("pod/tiny/1", "--engine")
+    other = machine.run("pod/other/1", "sleep", "1000")
+    machine.call("stop", id="pod/tiny/1", grace=0)
+    assert lives(other["pid"])
+
+
+def test_a_persons_shell_in_the_folder_is_left_alone(machine: Machine) -> None:
+    machine.serve("pod/tiny/1")
+    pid, terminal = os.forkpty()
+    if pid == 0:
+        os.chdir(machine.path("pod/tiny/1", "work"))
+        os.write(1, b"here")
+        os.execvp("sleep", ["sleep", "1000"])  # noqa: S606 - no shell is wanted
+    try:
+        assert os.read(terminal, 4) == b"here"
+        machine.call("stop", id="pod/tiny/1", grace=0)
+        assert lives(pid)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(terminal)
+
+
+@pytest.mark.parametrize("supervisor_lives", [True, False])
+def test_shared_memory_and_sockets_are_removed(machine: Machine, shared_memory: Path, supervisor_lives: bool) -> None:
+    machine.serve("pod/tiny/1", "--engine", "--socket", f"--shared-memory={shared_memory}")
+    if not supervisor_lives:
+        machine.kill_supervisor("pod/tiny/1")
+    result = machine.call("stop", id="pod/tiny/1", grace=5)
+    check_stopped(machine, "pod/tiny/1", result)
+    assert result["shared_memory_removed"] == [str(shared_memory)]
+    assert [Path(path).name for path in result["sockets_removed"]] == ["engine.sock"]
+    assert not shared_memory.exists()
+
+
+def test_shared_memory_of_an_engine_that_died_alone_is_removed(machine: Machine, shared_memory: Path) -> None:
+    machine.serve("pod/tiny/1", "--engine", f"--shared-memory={shared_memory}")
+    noted = machine.path("pod/tiny/1", "noted.json")
+    wait_until(lambda: noted.exists() and shared_memory.name in noted.read_text(), "the supervisor noted it")
+    machine.kill("worker")
+    machine.kill("engine")
+    machine.kill("root")
+    machine.await_state("pod/tiny/1", "exited")
+    result = machine.call("stop", id="pod/tiny/1", grace=5)
+    assert result["shared_memory_removed"] == [str(shared_memory)]
+    assert result["killed"] == 0
+
+
+def test_shared_memory_that_somebody_else_uses_stays(machine: Machine, shared_memory: Path) -> None:
+    machine.serve("pod/tiny/1", "--engine", f"--shared-memory={shared_memory}")
+    with shared_memory.open():
+        result = machine.call("stop", id="pod/tiny/1", grace=5)
+    assert result["shared_memory_removed"] == []
+    assert shared_memory.exists()
+
+
+def test_the_port_is_closed_or_somebody_elses(machine: Machine) -> None:
+    port = free_port()
+    machine.serve("pod/tiny/1", "--engine", f"--port={port}", "--ignore-term", ports=[port])
+    machine.hold("stop.before-reply")
+    stop = machine.start("stop", id="pod/tiny/1", grace=0)
+    machine.reached("stop.before-reply")
+    with socket.create_server(("127.0.0.1", port)):
+        machine.release("stop.before-reply")
+        assert stop.result()["ports_closed"]
+
+
+def test_gpu_memory_is_seen_free(machine: Machine) -> None:
+    machine.gpus(2)
+    machine.serve("pod/tiny/1", "--engine", "--memory=60000", gpus=[{"uuid": "GPU-0", "share": 0.9}])
+    inventory = machine.call("inventory")
+    assert inventory["gpus"][0]["memory_used_mib"] == 60000
+    assert inventory["compute_apps"] == [
+        {"pid": machine.pid("worker"), "gpu_uuid": "GPU-0", "used_mib": 60000, "launch": "pod/tiny/1"}
+    ]
+    result = machine.call("stop", id="pod/tiny/1", grace=0)
+    check_stopped(machine, "pod/tiny/1", result)
+    assert result["memory"] == {"GPU-0": {"before": 0, "now": 0}}
+
+
+def test_memory_that_stays_in_use_where_no_processes_are_listed_is_unexplained(machine: Machine) -> None:
+    machine.gpus(1, mode="no_processes")
+    machine.serve("pod/tiny/1", "--engine", "--memory=60000", gpus=[{"uuid": "GPU-0", "share": 0.9}])
+    machine.gpus(1, mode="no_processes", stuck_mib=60000)
+    result = machine.call("stop", id="pod/tiny/1", grace=0)
+    assert result["state"] == "memory_unexplained"
+    assert result["memory"] == {"GPU-0": {"before": 0, "now": 60000}}
+    assert machine.alive() == set()
+    machine.gpus(1, mode="no_processes", stuck_mib=500)
+    again = machine.call("stop", id="pod/tiny/1", grace=0)
+    assert again["state"] == "stopped", "a later look may find the memory back, give or take 512 MiB"
+    assert machine.observe("pod/tiny/1")["stopped"] == again
+
+
+def test_memory_of_a_neighbour_on_the_same_gpu_explains_itself(machine: Machine) -> None:
+    machine.gpus(1, mode="no_processes")
+    machine.run("pod/one/1", "sleep", "1000", gpus=[{"uuid": "GPU-0", "share": 0.5}])
+    machine.run("pod/two/1", "sleep", "1000", gpus=[{"uuid": "GPU-0", "share": 0.5}])
+    machine.gpus(1, mode="no_processes", stuck_mib=30000)
+    assert machine.call("stop", id="pod/one/1", grace=0)["state"] == "stopped"
+
+
+def test_a_stop_of_what_was_never_launched_forbids_it_for_ever(machine: Machine) -> None:
+    result = machine.call("stop", id="pod/tiny/1", grace=5)
+    assert (result["state"], result["killed"], result["exit"]) == ("stopped", 0, None)
+    seen = machine.observe("pod/tiny/1")
+    assert (seen["state"], seen["stop_requested"], seen["stopped"]["state"]) == ("absent", True, "stopped")
+    with pytest.raises(PodletError, match="new id") as refused:
+        machine.run("pod/tiny/1", "true")
+    assert refused.value.code == "launch_stopped"
+    with pytest.raises(PodletError, match="launch_stopped"):
+        machine.call("run", id="pod/tiny/1", argv=["true"])
+
+
+def test_a_stop_of_what_has_ended_by_itself(machine: Machine) -> None:
+    machine.run("pod/job/1", "sh", "-c", "exit 5")
+    machine.await_state("pod/job/1", "exited")
+    result = machine.call("stop", id="pod/job/1", grace=5)
+    check_stopped(machine, "pod/job/1", result)
+    assert (result["killed"], result["exit"]["code"]) == (0, 5)
+
+
+def test_a_stop_before_the_exec_prevents_it(machine: Machine) -> None:
+    machine.hold("launch.before-exec")
+    ran = machine.folder / "ran"
+    launch = machine.start("launch", id="pod/job/1", kind="run", argv=["touch", str(ran)])
+    machine.reached("launch.before-exec")
+    stop = machine.start("stop", id="pod/job/1", grace=5)
+    wait_until(machine.path("pod/job/1", "stop.json").exists, "the stop is written down")
+    machine.release("launch.before-exec")
+    assert stop.result()["state"] == "stopped"
+    observed = launch.result()
+    assert (observed["state"], observed["exit"]["error"]) == ("exited", "stopped before it ran")
+    assert not ran.exists()
+
+
+def test_a_stop_finishes_without_its_caller(machine: Machine) -> None:
+    machine.serve("pod/tiny/1", "--engine", "--ignore-term")
+    machine.hold("stop.before-kill")
+    stop = machine.start("stop", id="pod/tiny/1", grace=0)
+    machine.reached("stop.before-kill")
+    for stream in (stop.process.stdin, stop.process.stdout):
+        assert stream
+        stream.close()
+    stop.process.send_signal(signal.SIGHUP)
+    machine.release("stop.before-kill")
+    seen = wait_until(lambda: machine.observe("pod/tiny/1")["stopped"], "the stop went on")
+    check_stopped(machine, "pod/tiny/1", seen)
+
+
+@pytest.mark.parametrize("point", ["stop.before-term", "stop.before-kill", "stop.before-reply"])
+def test_a_stop_that_was_killed_is_carried_on_by_the_next(machine: Machine, point: str) -> None:
+    machine.serve("pod/tiny/1", "--engine", "--ignore-term")
+    machine.hold(point)
+    stop = machine.start("stop", id="pod/tiny/1", grace=0)
+    machine.reached(point)
+    stop.kill()
+    machine.release(point)
+    check_stopped(machine, "pod/tiny/1", machine.call("stop", id="pod/tiny/1", grace=0))
+
+
+def test_a_run_and_all_its_children_are_asked_to_end(machine: Machine) -> None:
+    machine.run("task/ws/1", "sh", "-c", "sleep 1000 & sleep 1000 & wait")
+    wait_until(lambda: machine.observe("task/ws/1")["members"] == 3, "its children are there")
+    result = machine.call("stop", id="task/ws/1", grace=20)
+    check_stopped(machine, "task/ws/1", result)
+    assert result["killed"] == 0
+
+
+def test_a_stopped_process_dies_too(machine: Machine) -> None:
+    machine.serve("pod/tiny/1", "--engine")
+    os.kill(machine.pid("engine"), signal.SIGSTOP)
+    os.kill(machine.pid("root"), signal.SIGSTOP)
+    check_stopped(machine, "pod/tiny/1", machine.call("stop", id="pod/tiny/1", grace=0.2))
+
+
+def test_what_forks_all_the_time_is_ended(machine: Machine) -> None:
+    script = "trap '' TERM; while :; do (trap '' TERM; sleep 0.05; sleep 0.05) & sleep 0.01; done"
+    machine.run("task/ws/1", "sh", "-c", script)
+    wait_until(lambda: machine.observe("task/ws/1")["members"] > 3, "it forks")
+    check_stopped(machine, "task/ws/1", machine.call("stop", id="task/ws/1", grace=0))
