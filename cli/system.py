@@ -1,6 +1,5 @@
 """`podctl up | down | status | doctor | worker`: the Temporal server and worker of this machine."""
 
-import asyncio
 import signal
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,6 +42,8 @@ def up(
 
     Starts what does not run yet. Without --detach it stays in the foreground and Ctrl-C ends both.
     """
+    import asyncio
+
     from podctl import embedded
     from podctl.connection import target
     from podctl.paths import PodctlPaths
@@ -67,6 +68,8 @@ def up(
 
 async def _stay(paths: "PodctlPaths", started: "Up") -> int:
     """Wait for Ctrl-C or TERM, then end both; return the exit status. If one of them ends by itself, say so."""
+    import asyncio
+
     from podctl import embedded
 
     asked: asyncio.Queue[signal.Signals] = asyncio.Queue()
