@@ -55,10 +55,8 @@ def run(
     machine = MachineConfig(name=name, gpus=(gpu or Gpu(),) * gpus, port=port, settings=settings or Settings())
     with Host(folder, [machine]) as [started]:
         handle = SimulatedMachine(started.path)
-        models = ", ".join(sorted({gpu.name for gpu in handle.gpus}))
-        say(
-            f"{name} is up: a simulation of a machine with {gpus} GPUs ({models or 'none'}). Its folder: {handle.folder}"
-        )
+        models = ", ".join(sorted({gpu.name for gpu in handle.gpus})) or "none"
+        say(f"{name} is up: a simulation of a machine with {gpus} GPUs ({models}). Its folder: {handle.folder}")
         say(f"  {handle.ssh_command}")
         say(f"  host key {handle.fingerprint}")
         say("Let podctl know it:")

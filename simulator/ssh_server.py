@@ -124,7 +124,8 @@ class _Session(asyncssh.SSHServerSession[bytes]):
         self._process = process = self._processes.start(self._command)
         ended = self._processes.wait(process)
         loop = asyncio.get_running_loop()
-        await loop.connect_write_pipe(lambda: self._input, process.stdin)
+        stdin, _ = await loop.connect_write_pipe(lambda: self._input, process.stdin)
+        self._input.connect(stdin)
         closed = []
         for pipe, kind in ((process.stdout, None), (process.stderr, asyncssh.EXTENDED_DATA_STDERR)):
             output = _Output(self._write_to(kind))
@@ -198,8 +199,8 @@ class _Input(asyncio.BaseProtocol):
         if self._transport is not None:
             self._transport.close()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101 - what connect_write_pipe gives
+    def connect(self, transport: asyncio.WriteTransport) -> None:
+        # not in connection_made: asyncio has not finished making the transport there, and closing it then fails
         self._transport = transport
         transport.write(self._waiting)
         if self._ended:
@@ -209,7 +210,8 @@ class _Input(asyncio.BaseProtocol):
         self._session.channel.pause_reading()
 
     def resume_writing(self) -> None:
-        self._session.channel.resume_reading()
+        # not at once: what follows may be data and its end, and asyncio's pipe would lose what is written in here
+        asyncio.get_running_loop().call_soon(self._session.channel.resume_reading)
 
 
 class _Output(asyncio.Protocol):
