@@ -63,14 +63,24 @@ def approve(change: Change, command: Approve) -> None:
     choice = command.choice or "approve"
     questions = [m for m in change.state.open_approvals() if m.approval is not None and choice in m.approval.options]
     gate = waiting_gate(change.state) if command.choice is None else None
-    transition = command.choice is None and change.state.pending_transition is not None
-    _check_one(change.state, len(questions) + (gate is not None) + transition, "approve")
-    if questions:
-        give_approval(change, GiveApproval(message_id=questions[0].message_id, choice=choice, comment=command.comment))
-    elif gate is not None:
+    _check_one(change.state, len(questions) + (gate is not None), "approve")
+    if gate is not None:
         _approve_gate(change, gate, command)
     else:
-        lifecycle.approve_transition(change, ApproveTransition(comment=command.comment))
+        answer = GiveApproval(message_id=questions[0].message_id, choice=choice, comment=command.comment)
+        give_approval(change, answer)
+
+
+def approve_transition(change: Change, command: ApproveTransition) -> None:
+    """Let the pending change of phase happen."""
+    message_id = lifecycle.pending_transition(change.state).message_id
+    give_approval(change, GiveApproval(message_id=message_id, choice="approve", comment=command.comment))
+
+
+def reject_transition(change: Change, command: RejectTransition) -> None:
+    """Drop the pending change of phase."""
+    message_id = lifecycle.pending_transition(change.state).message_id
+    give_approval(change, GiveApproval(message_id=message_id, choice="reject", comment=command.reason))
 
 
 def reject(change: Change, command: Reject) -> None:
@@ -86,15 +96,12 @@ def reject(change: Change, command: Reject) -> None:
         _reject_gate(change, command.gate, command.comment)
         return
     questions = [m for m in state.open_approvals() if m.approval is not None and "reject" in m.approval.options]
-    transition = state.pending_transition is not None
-    _check_one(state, len(questions) + (waiting is not None) + transition, "reject")
-    if questions:
-        answer = GiveApproval(message_id=questions[0].message_id, choice="reject", comment=command.comment)
-        give_approval(change, answer)
-    elif waiting is not None:
+    _check_one(state, len(questions) + (waiting is not None), "reject")
+    if waiting is not None:
         _reject_gate(change, waiting, command.comment)
     else:
-        lifecycle.reject_transition(change, RejectTransition(reason=command.comment))
+        answer = GiveApproval(message_id=questions[0].message_id, choice="reject", comment=command.comment)
+        give_approval(change, answer)
 
 
 def _carry_out(change: Change, message: Message, choice: str, comment: str) -> None:
@@ -105,6 +112,11 @@ def _carry_out(change: Change, message: Message, choice: str, comment: str) -> N
     if approval.subject == "question":
         if approval.blocking and ws_id is not None:
             _resume(change, ws_id)
+    elif approval.subject == "transition":
+        if choice == "approve":
+            lifecycle.transition_approved(change, comment)
+        else:
+            lifecycle.transition_rejected(change, comment)
     elif choice == "cancel":
         reason = comment or f"chosen in answer to {message.message_id}"
         lifecycle.cancel_task(change, CancelTask(reason=reason))

@@ -11,11 +11,9 @@ from domain.task.commands import (
     ApprovePlan,
     ApproveReview,
     ApproveSpec,
-    ApproveTransition,
     CancelTask,
     ChangeConfig,
     CreateWorkstream,
-    RejectTransition,
     RequestTransition,
     UpdatePlan,
     UpdateSpec,
@@ -24,8 +22,10 @@ from domain.task.models import (
     SCHEDULER,
     SETTLED,
     Approval,
+    ApprovalRequest,
     GateMode,
     Hold,
+    Message,
     PendingTransition,
     Phase,
     Plan,
@@ -296,8 +296,8 @@ def request_transition(change: Change, command: RequestTransition) -> None:
         pending = state.pending_transition
         raise Rejected(
             "transition_pending",
-            f"{pending.requested_by} has already asked to move to {pending.to.value}: podctl signal approve (or "
-            f"reject) {state.task_id}",
+            f"{pending.requested_by} has already asked to move to {pending.to.value}: podctl signal approve "
+            f"{state.task_id} --message {pending.message_id} --choice approve (or reject)",
         )
     check_length("the reason", command.reason, messages.MESSAGE_LIMIT, "post it as a message")
     needs_person = (state.phase, command.to) in _BACKWARD or (
@@ -308,29 +308,40 @@ def request_transition(change: Change, command: RequestTransition) -> None:
     if not needs_person:
         _move(change, command.to, command.reason)
         return
+    reason = f": {command.reason}" if command.reason else ""
+    message = messages.post(
+        change,
+        f"{change.by} asks to move the task to {command.to.replace('_', ' ')}{reason}",
+        message_type="approval",
+        approval=ApprovalRequest(options=("approve", "reject"), subject="transition"),
+    )
     change.set(
         pending_transition=PendingTransition(
-            to=command.to, reason=command.reason, requested_by=change.by, requested_at=change.now
+            to=command.to,
+            reason=command.reason,
+            requested_by=change.by,
+            requested_at=change.now,
+            message_id=message.message_id,
         )
     )
 
 
-def approve_transition(change: Change, command: ApproveTransition) -> None:
+def transition_approved(change: Change, comment: str) -> None:
     """Let the pending change of phase happen; its guard is checked again."""
-    pending = _pending(change.state)
+    pending = pending_transition(change.state)
     _check_guard(change.state, pending.to)
-    change.emit("transition_approved", to=pending.to.value, requested_by=pending.requested_by, comment=command.comment)
+    change.emit("transition_approved", to=pending.to.value, requested_by=pending.requested_by, comment=comment)
     _move(change, pending.to, pending.reason)
 
 
-def reject_transition(change: Change, command: RejectTransition) -> None:
+def transition_rejected(change: Change, reason: str) -> None:
     """Drop the pending change of phase; the scheduler does not at once ask again."""
-    pending = _pending(change.state)
+    pending = pending_transition(change.state)
     change.set(pending_transition=None)
     if pending.requested_by == SCHEDULER:
-        reason = f"rejected moving to {pending.to.value}" + (f": {command.reason}" if command.reason else "")
-        change.set(hold=Hold(reason=reason, by=change.by, since=change.now))
-    change.emit("transition_rejected", to=pending.to.value, requested_by=pending.requested_by, reason=command.reason)
+        why = f"rejected moving to {pending.to.replace('_', ' ')}" + (f": {reason}" if reason else "")
+        change.set(hold=Hold(reason=why, by=change.by, since=change.now))
+    change.emit("transition_rejected", to=pending.to.value, requested_by=pending.requested_by, reason=reason)
 
 
 def cancel_task(change: Change, command: CancelTask) -> None:
@@ -362,7 +373,8 @@ def evaluate(change: Change) -> None:
         change.set(hold=None)
 
 
-def _pending(state: TaskState) -> PendingTransition:
+def pending_transition(state: TaskState) -> PendingTransition:
+    """Return the change of phase that waits for a person, or raise ``Rejected('no_pending_transition')``."""
     if state.pending_transition is None:
         raise Rejected("no_pending_transition", f"nobody has asked to leave phase {state.phase.value}")
     return state.pending_transition
@@ -402,7 +414,7 @@ def _enter_planning(change: Change, before: Phase) -> None:
     if before is Phase.WORKSTREAM_EXECUTION:
         _clear_plan_approval(change)
         work.hand_back(change)
-        messages.close_approvals(change, "the task went back to planning")
+        messages.close_approvals(change, "the task went back to planning", _about_work)
 
 
 def _enter_execution(change: Change, before: Phase) -> None:
@@ -421,7 +433,7 @@ def _enter_execution(change: Change, before: Phase) -> None:
 
 
 def _enter_review(change: Change, _: Phase) -> None:
-    messages.close_approvals(change, "the task moved on to review")
+    messages.close_approvals(change, "the task moved on to review", _about_work)
     outcome = b"\0".join(ws.model_dump_json().encode() for ws in change.state.workstreams.values())
     change.set(review=Review(revision=change.state.review.revision + 1, digest=digest(outcome)))
 
@@ -438,6 +450,10 @@ _ENTER: dict[Phase, Callable[[Change, Phase], None]] = {
     Phase.COMPLETED: _enter_final,
     Phase.CANCELLED: _enter_final,
 }
+
+
+def _about_work(message: Message) -> bool:
+    return message.workstream_id is not None or (message.approval is not None and message.approval.server is not None)
 
 
 def _clear_plan_approval(change: Change) -> None:

@@ -338,7 +338,7 @@ class ApprovalRequest(Value):
     options: tuple[str, ...]
     blocking: bool = False
     #: What the answer is carried out on.
-    subject: Literal["question", "workstream_failed", "server_down"] = "question"
+    subject: Literal["question", "transition", "workstream_failed", "server_down"] = "question"
     server: str | None = None
     answer: Answer | None = None
     #: Why it no longer matters.
@@ -406,6 +406,8 @@ class PendingTransition(Value):
     reason: str
     requested_by: str
     requested_at: datetime
+    #: The approval request that lets it happen or drops it.
+    message_id: str
 
 
 class Hold(Value):

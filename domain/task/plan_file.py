@@ -1,7 +1,7 @@
 """Plan files: YAML as people write it, checked by the models and rules of the workflow, with the place of a mistake."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import yaml
 from pydantic import ValidationError
@@ -14,6 +14,13 @@ FILE_LIMIT = 256 * 1024
 #: A plan is four levels deep; parsers recurse, so what is deeper than this is refused before it is built.
 _DEPTH_LIMIT = 20
 _PROBLEMS_SHOWN = 20
+
+
+class _Mark(Protocol):
+    """Where something stands in a file, counted from 0; the two YAML parsers have a type each."""
+
+    line: int
+    column: int
 
 
 def read_plan(text: str, source_name: str) -> PlanDraft:
@@ -29,10 +36,10 @@ def read_plan(text: str, source_name: str) -> PlanDraft:
         data = _plain(root, source_name)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = _place(source_name, mark) if mark else source_name
-        raise BadInput(f"{place}: this is not YAML: {error.problem or error.context}") from error
-    except yaml.YAMLError as error:
-        raise BadInput(f"{source_name}: this is not YAML: {error}") from error
+        raise BadInput(f"{_place(source_name, mark)}: this is not YAML: {error.problem or error.context}") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise BadInput(f"{source_name}:{line}: this is not YAML: {error.reason}") from error
     try:
         plan = PlanDraft.model_validate(_expand(data))
     except ValidationError as error:
@@ -140,8 +147,13 @@ def _field(path: Sequence[str | int]) -> str:
 
 
 def _words(kind: str, message: str) -> str:
-    return {"extra_forbidden": "there is no such field", "missing": "this field is missing"}.get(kind, message)
+    words = {
+        "extra_forbidden": "there is no such field",
+        "missing": "this field is missing",
+        "string_type": "this should be a text; put it in quotes",
+    }
+    return words.get(kind, message.removeprefix("Value error, "))
 
 
-def _place(source_name: str, mark: yaml.Mark) -> str:
-    return f"{source_name}:{mark.line + 1}:{mark.column + 1}"
+def _place(source_name: str, mark: _Mark | None) -> str:
+    return source_name if mark is None else f"{source_name}:{mark.line + 1}:{mark.column + 1}"

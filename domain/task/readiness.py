@@ -38,9 +38,9 @@ def server_of(state: TaskState, draft: WorkstreamDraft) -> AttachedServer | None
     return None
 
 
-def server_ready(server: AttachedServer) -> bool:
-    """Return whether a command that uses the server may start."""
-    return server.status is ServerStatus.READY and server.launch_id is not None
+def server_ready(state: TaskState, server: AttachedServer) -> bool:
+    """Return whether a command that uses the server may start: one under an older description will not do."""
+    return server.status is ServerStatus.READY and server.launch_id is not None and server_needed(state, server)
 
 
 def server_needed(state: TaskState, server: AttachedServer) -> bool:

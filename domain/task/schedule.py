@@ -221,7 +221,7 @@ def _starts(state: TaskState, now: datetime, times: list[datetime]) -> Iterator[
             times.append(ws.cooldown_until)
             continue
         server = server_of(state, draft)
-        if server is None or server_ready(server):
+        if server is None or server_ready(state, server):
             ready.append(ws)
     # Stable: plan order decides among equals.
     ready.sort(key=lambda ws: _RANK[ws.priority])

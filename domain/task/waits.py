@@ -101,16 +101,8 @@ def open_matters(state: TaskState) -> Iterator[Matter]:
     if state.final:
         return
     task = state.task_id
-    transition = state.pending_transition
-    if transition is not None:
-        yield Matter(
-            f"transition/{transition.to}/{state.phase_changes}",
-            InboxKind.NEEDS_APPROVAL,
-            f"{transition.requested_by} asks to move to {_words(transition.to)} ({transition.reason})",
-            f"podctl signal approve {task}",
-        )
     yield from _gate_matters(state)
-    if state.phase is Phase.WORKSTREAM_EXECUTION and all_settled(state) and state.hold and not transition:
+    if state.phase is Phase.WORKSTREAM_EXECUTION and all_settled(state) and state.hold and not state.pending_transition:
         yield Matter(
             f"hold/{state.phase_changes}",
             InboxKind.BLOCKER_RAISED,
@@ -192,7 +184,7 @@ def _work(state: TaskState) -> Iterator[str]:
             if ws.cooldown_until is not None:
                 until = ws.cooldown_until.strftime("%H:%M:%S UTC")
                 waiting.append(f"workstream {name} is tried again at {until} (attempt {ws.attempt} failed: {ws.error})")
-            elif server is not None and not server_ready(server):
+            elif server is not None and not server_ready(state, server):
                 servers.setdefault(server.name, []).append(name)
             else:
                 ready.append(name)
@@ -233,10 +225,6 @@ def _some(reasons: list[str]) -> Iterator[str]:
 def _list(names: list[str]) -> str:
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return f"workstream{'s' if len(names) > 1 else ''} {', '.join(names[:LISTED])}{more}"
-
-
-def _words(phase: Phase) -> str:
-    return phase.value.replace("_", " ")
 
 
 def preview(text: str) -> str:

@@ -71,7 +71,7 @@ def start_workstream(change: Change, command: StartWorkstream) -> None:
             f"{state.config.max_concurrent} workstreams are in progress, which is the limit; wait or raise it",
         )
     server = server_of(state, draft)
-    if server is not None and not server_ready(server):
+    if server is not None and not server_ready(state, server):
         raise Rejected(
             "server_not_ready",
             f"workstream {command.ws_id!r} needs model server {server.name!r}, which is {server.status.value}",
