@@ -64,7 +64,8 @@ def read_catalog(text: str, source_name: str) -> Catalog:
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise BadInput(f"{source_name}{place}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
-    models = (content or {}).get("models", {}) if isinstance(content or {}, dict) else None
+    content = {} if content is None else content
+    models = content.get("models", {}) if isinstance(content, dict) else None
     if not isinstance(models, dict):
         raise BadInput(f"{source_name}: expected a mapping 'models' of model id to entry")
     entries = {}

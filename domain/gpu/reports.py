@@ -195,7 +195,7 @@ def _see(draft: Draft, server: ModelServer, seen: Observation, log_tail: str) ->
     if any(getattr(server, name) != value for name, value in changes.items()):
         stage_before = server.stage
         server = draft.change(server, **changes)
-        if server.state == "loading" and not belief.ready and stage_before not in {belief.stage, None}:
+        if server.state == "loading" and not belief.ready and belief.stage not in {stage_before, None, "start"}:
             draft.emit("server_loading", by="podctl", server=server.name, launch_id=seen.id, stage=belief.stage)
     if seen.stopped is not None and seen.stopped.state == "stopped":
         _stopped(draft, server, seen.stopped)
@@ -230,7 +230,7 @@ def _loading(draft: Draft, server: ModelServer) -> ModelServer:
 
 def _ended_by_itself(draft: Draft, server: ModelServer, seen: Observation, log_tail: str) -> None:
     if seen.stop_requested:
-        draft.order_stop(server, 0.0, why="it was stopped on the machine")
+        draft.order_stop(draft.change(server, wanted=False), 0.0, why="it was stopped on the machine")
         return
     was_ready = server.belief is not None and server.belief.ready
     server = draft.fail(server, classify(seen.exit, log_tail, was_ready=was_ready))
@@ -289,6 +289,10 @@ def _note_inventory(draft: Draft, inventory: Inventory) -> None:
 
 def _stopped(draft: Draft, server: ModelServer, result: StopResult) -> None:
     exit_ = result.exit or server.exit
+    if (
+        server.stop is None and server.state != "memory_unexplained"
+    ):  # stopped by somebody else's hand: that is not undone
+        server = draft.change(server, wanted=False)
     if result.state == "memory_unexplained":
         readings = {uuid: f"{m.before} MiB before the launch, {m.now} MiB now" for uuid, m in result.memory.items()}
         draft.move(server, "memory_unexplained", stop=None, stop_result=result, exit=exit_)
