@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -45,7 +47,7 @@ def test_models_that_are_taken_literally(model: str) -> None:
 
 
 @pytest.mark.parametrize("field", [{"gpus": 2}, {"memory": 0.5}, {"context": 4096}])
-def test_vllm_arguments_exclude_the_three_options(field: dict[str, float]) -> None:
+def test_vllm_arguments_exclude_the_three_options(field: dict[str, Any]) -> None:
     with pytest.raises(Rejected) as refused:
         check_request(request(arguments=("--enforce-eager",), **field))
     assert refused.value.code == "options_conflict"
