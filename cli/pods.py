@@ -1,0 +1,265 @@
+"""`podctl pods` and `podctl pods add | set | active | remove | show`."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.complete import complete_pod
+from cli.context import AsOption, open_client, pods_file, speaker
+from cli.output import INTERRUPTED, Format, OutputOption, print_json, print_progress, print_table, run_async
+
+if TYPE_CHECKING:
+    from domain.gpu.models import GpuPodState
+    from podctl.listing import PodRow
+    from podctl.pods import Added, HostKeyRefused
+
+#: Seconds that `pods add` waits for the first look at a machine, by a worker.
+FIRST_LOOK = 15.0
+
+app = typer.Typer(invoke_without_command=True, help="GPU pods: machines with GPUs, reached over SSH.")
+
+PodArgument = Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_pod, help="The pod's name.")]
+AcceptOption = Annotated[
+    str | None,
+    typer.Option("--accept-host-key", metavar="SHA256:…", help="The fingerprint of the host key to trust."),
+]
+
+
+def register(parent: typer.Typer) -> None:
+    """Add these commands to the program."""
+    parent.add_typer(app, name="pods", rich_help_panel="GPU pods")
+
+
+@app.callback()
+def pods(context: typer.Context, *, output: OutputOption = Format.TABLE) -> None:
+    """List your GPU pods, the active one marked; without a server, as they were last seen."""
+    if context.invoked_subcommand is not None:
+        return
+    from podctl.connection import NoServer
+
+    known = pods_file().read()
+    try:
+        rows = run_async(_read_rows(), when_interrupted="nothing was changed: `podctl pods` again")
+        offline = ""
+    except NoServer as error:
+        from podctl.listing import cached_pod_row
+
+        rows = [cached_pod_row(known, name) for name in known.pods]
+        offline = f"as last seen: {error}"
+    if output is Format.JSON:
+        print_json(rows)
+    else:
+        _print_rows(rows)
+    if offline and rows:
+        print_progress(offline)
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it.")],
+    ssh: Annotated[str, typer.Argument(metavar="SSH", help="How it is reached: 'ssh -p 2222 root@203.0.113.7'.")],
+    *,
+    accept_host_key: AcceptOption = None,
+    task_queue: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The queue of the workers that can reach it; else the common one."),
+    ] = None,
+    by: AsOption = None,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Add a machine: its host key is shown and pinned, its GPUs are looked at. The first one becomes active."""
+    from podctl.pods import HostKeyRefused, add_pod
+
+    speaking = speaker(by)
+
+    async def register_pod(fingerprint: str | None) -> "Added":
+        client = await open_client()
+        return await add_pod(
+            client, pods_file(), name, ssh, fingerprint=fingerprint, by=speaking, task_queue=task_queue
+        )
+
+    hint = f"interrupted: `podctl pods show {name}` says whether it was added"
+    try:
+        added = run_async(register_pod(accept_host_key), when_interrupted=hint)
+    except HostKeyRefused as refused:
+        if accept_host_key is not None:
+            raise
+        _ask(refused, f"Is this the host key of {name}?")
+        added = run_async(register_pod(refused.shown.fingerprint), when_interrupted=hint)
+    state = run_async(_first_look(name), when_interrupted=f"{name} is added; look again with: podctl pods show {name}")
+    if output is Format.JSON:
+        print_json({"pod": name, "fingerprint": added.fingerprint, "registered": added.registered,
+                    "active": added.active, "state": _pod_state(state)})  # fmt: skip
+        return
+    known_already = "" if added.registered else " (the server knew it already)"
+    print(f"pod {name} is added{known_already}{', and active' if added.active else ''}; host key {added.fingerprint}")
+    _print_look(name, state)
+
+
+@app.command("set")
+def set_address(
+    name: PodArgument,
+    ssh: Annotated[str | None, typer.Argument(metavar="[SSH]", help="How it is reached now; else as before.")] = None,
+    *,
+    accept_host_key: AcceptOption = None,
+    by: AsOption = None,
+) -> None:
+    """Change the address of a machine that moved, or pin the new host key of one that was rebuilt."""
+    from podctl.pods import HostKeyRefused, set_pod
+
+    if ssh is None and accept_host_key is None:
+        raise typer.BadParameter("give the new SSH line, or --accept-host-key, or both")
+    speaking = speaker(by)
+
+    async def change(fingerprint: str | None) -> str:
+        return await set_pod(await open_client(), pods_file(), name, ssh, fingerprint=fingerprint, by=speaking)
+
+    hint = f"interrupted: `podctl pods show {name}` says which address it has"
+    try:
+        fingerprint = run_async(change(accept_host_key), when_interrupted=hint)
+    except HostKeyRefused as refused:
+        if accept_host_key is not None:
+            raise
+        _ask(refused, f"Pin this host key for {name} from now on?")
+        fingerprint = run_async(change(refused.shown.fingerprint), when_interrupted=hint)
+    print(f"pod {name}: {ssh or 'the same address'}, host key {fingerprint}")
+
+
+@app.command()
+def active(name: PodArgument) -> None:
+    """Make a pod the one that commands mean when they name none."""
+    pods_file().activate(name)
+    print(f"pod {name} is active")
+
+
+@app.command()
+def remove(
+    name: PodArgument,
+    *,
+    lost: Annotated[bool, typer.Option("--lost", help="The machine is gone, with everything that ran on it.")] = False,
+    by: AsOption = None,
+) -> None:
+    """Forget a pod. Refused while model servers run on it, unless it is lost."""
+    from podctl.pods import remove_pod
+
+    speaking = speaker(by)
+
+    async def forget() -> bool:
+        return await remove_pod(await open_client(), pods_file(), name, lost=lost, by=speaking)
+
+    existed = run_async(forget(), when_interrupted=f"interrupted: `podctl pods show {name}` says whether it is there")
+    print(f"pod {name} is removed" if existed else f"pod {name} is forgotten; the server had no such pod")
+
+
+@app.command()
+def show(name: PodArgument, *, output: OutputOption = Format.TABLE) -> None:
+    """Show a pod: its address, since when it answers or not and what is kept, its GPUs and model servers."""
+    from cli.render import pod_view, print_view
+    from podctl.listing import pod_document
+    from podctl.pods import remember
+
+    async def read() -> "GpuPodState":
+        return await (await open_client()).pod(name)
+
+    state = run_async(read(), when_interrupted=f"nothing was changed: `podctl pods show {name}` again")
+    remember(pods_file(), [state])
+    if output is Format.JSON:
+        print_json(pod_document(state))
+    else:
+        print_view(pod_view(state))
+
+
+async def _read_rows() -> "list[PodRow]":
+    """Return the rows of the user's pods as their workflows say, all asked at once."""
+    import asyncio
+
+    from podctl.client import ClientError
+    from podctl.listing import cached_pod_row, pod_row
+    from podctl.pods import remember
+
+    file = pods_file()
+    known = file.read()
+    client = await open_client()
+
+    async def read(name: str) -> "GpuPodState | None":
+        try:
+            return await client.pod(name)
+        except (ClientError, ValueError):  # the server has no such pod, or nobody has taken it up yet
+            return None
+
+    states = dict(zip(known.pods, await asyncio.gather(*(read(name) for name in known.pods)), strict=True))
+    remember(file, [state for state in states.values() if state is not None])
+    return [
+        pod_row(state, active=known.active == name) if state else cached_pod_row(known, name, state="unknown")
+        for name, state in states.items()
+    ]
+
+
+async def _first_look(name: str) -> "GpuPodState | None":
+    """Return the pod's state as soon as a worker has reached the machine or failed to; None if none did in time."""
+    import asyncio
+    import contextlib
+
+    from podctl.live import follow_pod
+    from podctl.pods import remember
+
+    client = await open_client()
+    print_progress("looking at the machine …")
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(FIRST_LOOK):
+            async for state in follow_pod(client, name):
+                if state.reachable is False or state.inventory is not None:
+                    remember(pods_file(), [state])
+                    return state
+    return None
+
+
+def _ask(refused: "HostKeyRefused", question: str) -> None:
+    """Let a person at a terminal accept the host key that was shown; everybody else gets the error."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise refused
+    print_progress(f"host key: {refused.shown.fingerprint}")
+    try:
+        accepted = typer.confirm(question, err=True)
+    except typer.Abort:
+        print_progress("nothing was changed")
+        raise typer.Exit(INTERRUPTED) from None
+    if not accepted:
+        raise refused
+
+
+def _print_look(name: str, state: "GpuPodState | None") -> None:
+    from domain.gpu.inventory import describe_gpus
+
+    if state is None:
+        print_progress(f"no worker has looked at it yet (podctl status); look again with: podctl pods show {name}")
+    elif state.reachable is False:
+        print_progress(f"a worker cannot use it yet: {state.unreachable_reason}")
+    elif state.inventory is not None:
+        print(f"  {describe_gpus(state.inventory)}")
+
+
+def _pod_state(state: "GpuPodState | None") -> str:
+    from domain.gpu.summary import pod_state
+
+    return "new" if state is None else pod_state(state)
+
+
+def _print_rows(rows: "list[PodRow]") -> None:
+    print_table(
+        ("", "name", "state", "gpus", "vllm", "servers", "ssh"),
+        [
+            (
+                "*" if row.active else "",
+                row.name,
+                row.state + (" (last seen)" if row.cached else ""),
+                row.gpus or None,
+                row.vllm,
+                ", ".join(f"{count} {state}" for state, count in row.servers.items()) or None,
+                row.ssh,
+            )
+            for row in rows
+        ],
+        empty='you know no pods yet: podctl pods add NAME "ssh …"',
+    )

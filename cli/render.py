@@ -1,0 +1,437 @@
+"""What people see of tasks, pods, model servers and events: rich renderables made of the models, nothing asked."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+    from domain.entity import Event
+    from domain.gpu.models import GpuPodState, ModelServer
+    from domain.task.models import Plan, Review, Spec, TaskState, Workstream
+
+#: Columns for a pipe: no line of ours is longer.
+_PIPE_WIDTH = 100_000
+
+_GOOD = "green"
+_BUSY = "cyan"
+_WAITS = "yellow"
+_BAD = "red"
+_QUIET = "dim"
+
+#: Phases, and states of workstreams, model servers and pods. What is not here is shown without colour.
+_COLOURS = {
+    "completed": _GOOD,
+    "ready": _GOOD,
+    "reachable": _GOOD,
+    "in_progress": _BUSY,
+    "workstream_execution": _BUSY,
+    "launching": _BUSY,
+    "loading": _BUSY,
+    "stopping": _BUSY,
+    "awaiting_input": _WAITS,
+    "blocked": _WAITS,
+    "unreachable": _WAITS,
+    "unhealthy": _WAITS,
+    "memory_unexplained": _WAITS,
+    "failed": _BAD,
+    "lost": _BAD,
+    "pending": _QUIET,
+    "skipped": _QUIET,
+    "stopped": _QUIET,
+    "released": _QUIET,
+    "cancelled": _QUIET,
+    "new": _QUIET,
+}
+
+
+def plain(text: str) -> str:
+    """Return ``text`` without characters that a terminal would obey; line breaks and tabs stay."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def words(state: str) -> str:
+    """Return a state as people write it: ``in progress``."""
+    return state.replace("_", " ")
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time in its two largest units: ``42s``, ``3m 5s``, ``2h 10m``, ``4d 3h``."""
+    whole = max(0, int(seconds))
+    units = (("d", whole // 86_400), ("h", whole // 3_600 % 24), ("m", whole // 60 % 60), ("s", whole % 60))
+    first = next((i for i, (_, count) in enumerate(units) if count), len(units) - 1)
+    return " ".join(f"{count}{unit}" for unit, count in units[first : first + 2] if count) or "0s"
+
+
+def ago(at: datetime | None) -> str:
+    """Return how long ago ``at`` was; empty for None."""
+    return "" if at is None else f"{duration((datetime.now(UTC) - at).total_seconds())} ago"
+
+
+def state_text(state: str) -> Text:
+    """Return a phase or state in its colour."""
+    from rich.text import Text
+
+    return Text(words(state), style=_COLOURS.get(state, ""))
+
+
+def columns(headers: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
+    """Return rows in columns without lines, as ``docker ps`` shows them; the last column may wrap."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for position, header in enumerate(headers):
+        table.add_column(header, no_wrap=position < len(headers) - 1, overflow="fold")
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(plain(cell)) for cell in row))
+    return table
+
+
+# -- tasks --------------------------------------------------------------------------------------------------------
+
+
+def task_view(state: TaskState, *, documents: bool) -> RenderableType:
+    """Return a task; with ``documents`` also the text of its spec and plan."""
+    from rich.console import Group
+
+    parts: list[RenderableType] = [_task_heading(state), *_waits(state)]
+    parts += _document("Spec", state.spec, state.spec.content if documents else "")
+    if state.plan is not None:
+        parts += _document("Plan", state.plan, state.plan.summary)
+    if state.review.revision:
+        parts += _document("Review", state.review, "")
+    if state.plan is not None and state.plan.workstreams:
+        parts += _section("Workstreams", workstreams_table(state))
+    if state.servers:
+        parts += _section("Model servers", _attached_servers(state))
+    if documents and state.messages:
+        parts += _section("Messages", _messages(state))
+    if state.refusals:
+        parts += _section("Refused", _refusals(state))
+    return Group(*parts)
+
+
+def workstreams_table(state: TaskState) -> Table:
+    """Return the workstreams in plan order: status, time taken, what each follows and what came of it."""
+    drafts = state.plan.workstreams if state.plan else {}
+    rows = []
+    for name, draft in drafts.items():
+        workstream = state.workstreams.get(name)
+        rows.append(
+            (
+                name,
+                state_text(workstream.status if workstream else "pending"),
+                _time_taken(workstream) if workstream else "",
+                str(workstream.attempt) if workstream else "",
+                ", ".join(draft.depends_on),
+                draft.executor.type,
+                f"{draft.title}{_outcome(workstream)}",
+            )
+        )
+    return columns(("ID", "STATUS", "TIME", "ATTEMPT", "AFTER", "BY", "WHAT"), rows)
+
+
+def _task_heading(state: TaskState) -> RenderableType:
+    from rich.text import Text
+
+    gates = ", ".join(f"{gate} {mode}" for gate, mode in state.config.gates)
+    heading = Text()
+    heading.append(state.task_id, style="bold")
+    heading.append(f"  {plain(state.title)}\n")
+    heading.append_text(state_text(state.phase))
+    heading.append(f" for {duration((datetime.now(UTC) - state.phase_since).total_seconds())}")
+    heading.append(
+        f", created by {plain(state.created_by)} {ago(state.created_at)}; gates: {gates}; "
+        f"at most {state.config.max_concurrent} workstreams at once",
+        style=_QUIET,
+    )
+    if state.cancelled_by:
+        reason = f": {plain(state.cancel_reason)}" if state.cancel_reason else ""
+        heading.append(f"\ncancelled by {plain(state.cancelled_by)}{reason}", style=_WAITS)
+    return heading
+
+
+def _waits(state: TaskState) -> list[RenderableType]:
+    from rich.text import Text
+
+    from domain.task.waits import waits_for
+
+    reasons = waits_for(state)
+    return _section("Waits for", Text("\n".join(f"- {plain(reason)}" for reason in reasons))) if reasons else []
+
+
+def _document(name: str, subject: Spec | Plan | Review, markdown: str) -> list[RenderableType]:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    if not subject.revision:
+        return [Text(f"\n{name}: not written yet", style="bold")]
+    heading = Text(f"\n{name}", style="bold")
+    heading.append(f"  revision {subject.revision}, {subject.digest}", style="not bold")
+    if subject.approval is not None:
+        named = "" if subject.approval.revision_named else ", revision not named"
+        heading.append(
+            f", approved by {plain(subject.approval.by)} {ago(subject.approval.at)}{named}", style=f"not bold {_GOOD}"
+        )
+    elif subject.rejection is not None:
+        heading.append(
+            f", sent back by {plain(subject.rejection.by)}: {plain(subject.rejection.comment)}",
+            style=f"not bold {_WAITS}",
+        )
+    else:
+        heading.append(", not approved", style=f"not bold {_WAITS}")
+    return [heading, Padding(_formatted(markdown), (0, 0, 0, 2))] if markdown.strip() else [heading]
+
+
+def _formatted(markdown: str) -> RenderableType:
+    """Return markdown as a terminal shows it, and as it was written for a pipe."""
+    import sys
+
+    from rich.markdown import Markdown
+    from rich.text import Text
+
+    return Markdown(plain(markdown)) if sys.stdout.isatty() else Text(plain(markdown))
+
+
+def _section(name: str, content: RenderableType) -> list[RenderableType]:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    return [Text(f"\n{name}", style="bold"), Padding(content, (0, 0, 0, 2))]
+
+
+def _attached_servers(state: TaskState) -> Table:
+    return columns(
+        ("NAME", "POD", "STATE", "SINCE", "MODEL", "DETAIL"),
+        (
+            (server.name, server.pod, state_text(server.status), ago(server.since), server.model, server.detail)
+            for server in state.servers.values()
+        ),
+    )
+
+
+def _messages(state: TaskState) -> Table:
+    rows = []
+    for message in state.messages.values():
+        approval = message.approval
+        answer = ""
+        if approval is not None:
+            answer = " | ".join(approval.options)
+            if approval.answer is not None:
+                answer = f"{approval.answer.choice} ({approval.answer.by})"
+            elif approval.closed is not None:
+                answer = approval.closed
+        rows.append((message.message_id, message.type, message.author, ago(message.posted_at), answer, message.content))
+    return columns(("ID", "TYPE", "FROM", "WHEN", "ANSWER", "TEXT"), rows)
+
+
+def _refusals(state: TaskState) -> Table:
+    return columns(
+        ("WHEN", "FROM", "WHAT", "CODE", "WHY"),
+        ((ago(refusal.at), refusal.by, refusal.command, refusal.code, refusal.message) for refusal in state.refusals),
+    )
+
+
+def _time_taken(workstream: Workstream) -> str:
+    if workstream.started_at is None:
+        return ""
+    return duration(((workstream.completed_at or datetime.now(UTC)) - workstream.started_at).total_seconds())
+
+
+def _outcome(workstream: Workstream | None) -> str:
+    if workstream is None:
+        return ""
+    if workstream.blocking_on:
+        return f" (blocked by {', '.join(workstream.blocking_on)})"
+    if workstream.error:
+        return f" ({_first_line(workstream.error)})"
+    if workstream.completed_by and workstream.result is not None and workstream.result.run is None:
+        return f" ({workstream.completed_by}: {_first_line(workstream.result.text) or 'done'})"
+    return ""
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0][:160]
+
+
+# -- GPU pods -----------------------------------------------------------------------------------------------------
+
+
+def pod_view(state: GpuPodState) -> RenderableType:
+    """Return a GPU pod: where it is, since when it answers or not and what is kept, GPUs, servers."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from domain.gpu.summary import pod_state
+
+    heading = Text()
+    heading.append(state.name, style="bold")
+    heading.append("  ")
+    heading.append_text(state_text(pod_state(state)))
+    heading.append(f" since {state.since:%Y-%m-%d %H:%M:%S} UTC ({ago(state.since)})")
+    heading.append(f"\n{plain(state.ssh.command)}", style=_QUIET)
+    parts: list[RenderableType] = [heading]
+    note = unreachable_note(state)
+    if note:
+        parts.append(Text(note, style=_WAITS))
+    if state.inventory is not None:
+        parts += _section("Machine", _machine(state))
+        parts += _section("GPUs", _gpus(state))
+    if state.servers:
+        parts += _section("Model servers", servers_table(state))
+    if state.orphans:
+        parts += _section(
+            "Launches that nobody here owns (left alone)", Text("\n".join(o.launch_id for o in state.orphans))
+        )
+    return Group(*parts)
+
+
+def unreachable_note(state: GpuPodState) -> str:
+    """Return since when an unreachable pod does not answer, and what is kept; empty for one that answers."""
+    if state.reachable is not False:
+        return ""
+    alive = [server.name for server in state.servers.values() if server.may_have_process]
+    kept = (
+        f"Kept meanwhile: model server{'s' if len(alive) > 1 else ''} {', '.join(alive)}, left alone with "
+        f"{'their' if len(alive) > 1 else 'its'} GPUs. "
+        if alive
+        else ""
+    )
+    return (
+        f"pod {state.name} has been unreachable since {state.since:%Y-%m-%d %H:%M:%S} UTC "
+        f"({plain(state.unreachable_reason)}). {kept}What is asked for now is kept and carried out when it is back"
+    )
+
+
+def servers_table(state: GpuPodState) -> Table:
+    """Return the model servers of a pod, finished ones included, newest wish last."""
+    from domain.gpu.models import shown_state
+    from domain.gpu.schedule import detail
+
+    rows = [
+        (
+            server.name,
+            server.model,
+            state_text(shown_state(state, server)),
+            ago(server.since),
+            str(server.plan.port) if server.plan and not server.finished else "",
+            gpu_indexes(state, server),
+            ", ".join(server.holders) or ("you" if server.kept else ""),
+            f"{queue_place(state, server)}{detail(state, server)}",
+        )
+        for server in state.servers.values()
+    ]
+    return columns(("NAME", "MODEL", "STATE", "SINCE", "PORT", "GPUS", "FOR", "DETAIL"), rows)
+
+
+def queue_place(state: GpuPodState, server: ModelServer) -> str:
+    """Return ``2nd of 3 in the queue, `` for a server that waits among others; empty for any other."""
+    from domain.gpu.queue import queue
+
+    waiting = [waits.name for waits in queue(state)]
+    if server.name not in waiting or len(waiting) == 1:
+        return ""
+    return f"number {waiting.index(server.name) + 1} of {len(waiting)} in the queue, "
+
+
+def gpu_indexes(state: GpuPodState, server: ModelServer) -> str:
+    """Return the indexes of the GPUs that a server holds: ``0,1``."""
+    if server.plan is None or not server.holds_lease:
+        return ""
+    indexes = {gpu.uuid: str(gpu.index) for gpu in (state.inventory.gpus if state.inventory else ())}
+    return ",".join(indexes.get(uuid, uuid) for uuid in server.plan.gpus)
+
+
+def _machine(state: GpuPodState) -> Text:
+    from rich.text import Text
+
+    inventory = state.inventory
+    if inventory is None:
+        return Text("not looked at yet")
+    disk = f"{inventory.disk_free_bytes / 1e9:.0f} GB free" if inventory.disk_free_bytes is not None else "unknown"
+    vllm = inventory.vllm.version or inventory.vllm.program or "none found on PATH"
+    return Text(
+        plain(
+            f"{inventory.hostname}: {inventory.os}, Python {inventory.python}, driver {inventory.driver or 'none'}, "
+            f"vLLM {vllm}, disk {disk}"
+        )
+    )
+
+
+def _gpus(state: GpuPodState) -> RenderableType:
+    from rich.text import Text
+
+    from domain.gpu.inventory import describe_gpus, foreign_processes
+    from domain.gpu.leases import leases
+
+    inventory = state.inventory
+    if inventory is None or not inventory.gpus:
+        return Text(describe_gpus(inventory) if inventory else "not looked at yet")
+    held = leases(state)
+    foreign = foreign_processes(inventory)
+    rows = []
+    for gpu in inventory.gpus:
+        users = [f"{lease.server} {lease.share:.0%}" for lease in held if lease.gpu == gpu.uuid]
+        users += [f"process {pid} of somebody else" for pid in foreign.get(gpu.uuid, ())]
+        memory = f"{gpu.memory_total_mib:,} MiB" if gpu.memory_total_mib is not None else "unknown"
+        rows.append((str(gpu.index), gpu.name + (" (MIG)" if gpu.mig else ""), memory, ", ".join(users) or "free"))
+    return columns(("GPU", "NAME", "MEMORY", "USED BY"), rows)
+
+
+# -- events -------------------------------------------------------------------------------------------------------
+
+
+def event_line(event: Event) -> Text:
+    """Return one event as a line: number, local time, type, sender and what it carries."""
+    from rich.text import Text
+
+    line = Text()
+    line.append(f"{event.sequence:>5}  ", style=_QUIET)
+    line.append(f"{event.at.astimezone():%Y-%m-%d %H:%M:%S}  ", style=_QUIET)
+    line.append(f"{event.type:<24}", style=_COLOURS.get(event.type.rpartition("_")[2], ""))
+    client = f" ({plain(event.client)})" if event.client else ""
+    line.append(f"  {plain(event.by)}{client}", style=_QUIET)
+    carried = _carried(event.payload)
+    if carried:
+        line.append(f"  {carried}")
+    return line
+
+
+def _carried(payload: Mapping[str, Any]) -> str:
+    parts = []
+    for name, value in payload.items():
+        if value is None or value in ("", [], {}):
+            continue
+        text = value if isinstance(value, str) else _compact(value)
+        parts.append(f"{name}={_first_line(plain(text))}")
+    return " ".join(parts)
+
+
+def _compact(value: object) -> str:
+    import json
+
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def print_view(view: RenderableType) -> None:
+    """Print a view on stdout: fitted to a terminal, with lines of any length and no colours for a pipe."""
+    import io
+    import sys
+
+    from rich.console import Console
+
+    if sys.stdout.isatty():
+        Console().print(view)
+        return
+    console = Console(file=io.StringIO(), width=_PIPE_WIDTH, color_system=None)
+    with console.capture() as capture:
+        console.print(view)
+    # Rich fills every line up to the width.
+    print("\n".join(line.rstrip() for line in capture.get().splitlines()), flush=True)

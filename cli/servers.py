@@ -1,0 +1,241 @@
+"""`podctl start | stop | list | logs`: model servers."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from cli.complete import complete_server
+from cli.context import AsOption, PodOption, chosen_pod, open_client, pods_file, speaker, user_paths
+from cli.output import INTERRUPTED, Format, OutputOption, print_json, print_progress, print_table, run_async
+
+if TYPE_CHECKING:
+    from domain.gpu.models import GpuPodState
+    from domain.gpu.request import StartRequest
+    from podctl.client import PodctlClient
+    from podctl.listing import ServerRow
+
+PANEL = "Model servers"
+
+ServerArgument = Annotated[
+    str, typer.Argument(metavar="NAME", autocompletion=complete_server, help="The model server's name.")
+]
+
+
+class StartCommand(TyperCommand):
+    """Takes everything after ``--vllm`` out before the rest is read as podctl's options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer's own copy of click
+        """Keep vLLM's arguments, as they are, for the command."""
+        if "--vllm" in args:
+            position = args.index("--vllm")
+            ctx.meta["vllm"] = tuple(args[position + 1 :])
+            args = args[: position + 1]
+        return super().parse_args(ctx, args)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the program."""
+    app.command(rich_help_panel=PANEL, cls=StartCommand, options_metavar="[OPTIONS] [--vllm ARGS…]")(start)
+    app.command(rich_help_panel=PANEL)(stop)
+    app.command("list", rich_help_panel=PANEL)(list_servers)
+    app.command(rich_help_panel=PANEL)(logs)
+
+
+def start(  # noqa: PLR0913  # a command has as many parameters as options
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model id, or a path on the pod.")],
+    *,
+    name: Annotated[str, typer.Option(metavar="NAME", help="What to call the server.")],
+    pod: PodOption = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="How many; else the most that the catalog names.")] = None,
+    memory: Annotated[str | None, typer.Option(metavar="90%", help="Share of each GPU's memory.")] = None,
+    context_length: Annotated[str | None, typer.Option("--context", metavar="32k", help="Longest context.")] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Fail if there is no room, instead of waiting.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return once it is asked for.")] = False,
+    vllm: Annotated[bool, typer.Option("--vllm", help="Pass all that follows to vLLM, unchanged.")] = False,
+    by: AsOption = None,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Start a model server, and wait until it is ready. Ctrl-C leaves it starting."""
+    from domain.gpu.request import start_request
+    from podctl.catalog import known_models
+
+    request = start_request(
+        known_models(user_paths()),
+        model,
+        name,
+        gpus=gpus,
+        memory=memory,
+        context=context_length,
+        arguments=context.meta["vllm"] if vllm else None,
+    )
+    chosen = chosen_pod(pod)
+    speaking = speaker(by)
+    row = run_async(
+        _start(chosen, request, speaking, wait=not no_wait, detach=detach),
+        when_interrupted=f"{name} goes on starting; look again with: podctl list --pod {chosen}, or podctl logs {name} "
+        f"--pod {chosen} -f",
+    )
+    if output is Format.JSON:
+        print_json(row)
+    else:
+        print(f"model server {name} is {row.state} on pod {chosen}{f', port {row.port}' if row.port else ''}")
+
+
+def stop(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", autocompletion=complete_server, help="The model server; else all on the pod."),
+    ] = None,
+    *,
+    pod: PodOption = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Stop all without asking.")] = False,
+    by: AsOption = None,
+) -> None:
+    """Stop a model server, or all on a pod, and wait until nothing of it is left. Ctrl-C leaves it stopping."""
+    chosen = chosen_pod(pod)
+    speaking = speaker(by)
+    hint = f"what was asked for goes on; look again with: podctl list --pod {chosen}"
+    names = [name] if name is not None else run_async(_unfinished(chosen), when_interrupted="nothing was stopped")
+    if not names:
+        print(f"no model server runs on pod {chosen}")
+        return
+    if name is None and not yes:
+        _confirm_all(chosen, names)
+    run_async(_stop(chosen, names, speaking), when_interrupted=hint)
+
+
+def list_servers(*, pod: PodOption = None, output: OutputOption = Format.TABLE) -> None:
+    """List the model servers of a pod, in whatever state, with their place in the queue."""
+    from cli.render import ago, unreachable_note
+    from podctl.listing import server_rows
+    from podctl.pods import remember
+
+    chosen = chosen_pod(pod)
+
+    async def read() -> "GpuPodState":
+        return await (await open_client()).pod(chosen)
+
+    state = run_async(read(), when_interrupted=f"nothing was changed: `podctl list --pod {chosen}` again")
+    remember(pods_file(), [state])
+    rows = server_rows(state)
+    if output is Format.JSON:
+        print_json(rows)
+    else:
+        print_table(
+            ("name", "model", "state", "since", "port", "gpus", "for", "detail"),
+            [
+                (
+                    row.name,
+                    row.model,
+                    row.state,
+                    ago(row.since),
+                    row.port,
+                    ",".join(map(str, row.gpus)) or None,
+                    ", ".join((*row.holders, *(("you",) if row.kept else ()))) or None,
+                    _place(row) + row.detail,
+                )
+                for row in rows
+            ],
+            empty=f"no model server was started on pod {chosen} yet: podctl start MODEL --name NAME --pod {chosen}",
+        )
+    note = unreachable_note(state)
+    if note:
+        print_progress(note)
+
+
+def logs(
+    name: ServerArgument,
+    *,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the server has ended.")] = False,
+    tail: Annotated[int | None, typer.Option(min=0, metavar="N", help="Only the last N lines.")] = None,
+    pod: PodOption = None,
+) -> None:
+    """Show the log of a model server's newest launch, read on the pod; goes on after a lost connection."""
+    from cli.log_output import copy_log
+    from podctl.servers import launch_of
+
+    chosen = chosen_pod(pod)
+
+    async def copy() -> None:
+        client = await open_client()
+        launch = launch_of(await client.pod(chosen), name)
+        await copy_log(client, chosen, launch, tail=tail, follow=follow)
+
+    run_async(copy(), when_interrupted=f"the server goes on; look again with: podctl logs {name} --pod {chosen} -f")
+
+
+async def _start(pod: str, request: "StartRequest", by: str, *, wait: bool, detach: bool) -> "ServerRow":
+    from domain.gpu.commands import StartServer
+    from podctl.listing import server_row
+    from podctl.servers import until_ready
+
+    client: PodctlClient = await open_client()
+    await client.execute_pod(pod, StartServer(request=request, wait=wait), by=by)
+    state = await client.pod(pod)
+    row = server_row(state, state.server(request.name))
+    if detach:
+        return row
+    told = ""
+    async for row in until_ready(client, pod, request.name):
+        told = _tell(row, told)
+    return row
+
+
+async def _stop(pod: str, names: list[str], by: str) -> None:
+    """Ask for all the stops, then wait for each to be verified; on an unreachable pod they stay asked for."""
+    from cli.render import unreachable_note
+    from domain.gpu.commands import StopServer
+    from podctl.servers import ServerFailed, until_stopped
+
+    client: PodctlClient = await open_client()
+    for name in names:
+        await client.execute_pod(pod, StopServer(name=name), by=by)
+    failed: list[str] = []
+    for name in names:
+        told = ""
+        try:
+            async for row, state in until_stopped(client, pod, name):
+                if unreachable_note(state) and row.state != "stopped":
+                    print(f"the stop of {name} is asked for: {unreachable_note(state)}")
+                    break
+                told = _tell(row, told)
+            else:
+                print(f"model server {name} is stopped: nothing of it is left on pod {pod}")
+        except ServerFailed as error:
+            failed.append(str(error))
+    if failed:
+        raise ServerFailed("\n".join(failed))
+
+
+async def _unfinished(pod: str) -> list[str]:
+    state = await (await open_client()).pod(pod)
+    return [server.name for server in state.servers.values() if not server.finished]
+
+
+def _confirm_all(pod: str, names: list[str]) -> None:
+    what = f"all model servers on pod {pod}: {', '.join(names)}"
+    if not sys.stdin.isatty():
+        raise typer.BadParameter(f"this would stop {what}. Name one, or say --yes")
+    try:
+        sure = typer.confirm(f"Stop {what}?", err=True)
+    except typer.Abort:
+        sure = False
+    if not sure:
+        print_progress("nothing was stopped")
+        raise typer.Exit(INTERRUPTED)
+
+
+def _tell(row: "ServerRow", told: str) -> str:
+    """Say on stderr what has become of a server, if that is news; return what is told now."""
+    detail = f": {_place(row)}{row.detail}" if row.detail else ""
+    now = f"{row.name} is {row.state.replace('_', ' ')}{detail}"
+    if now != told:
+        print_progress(now)
+    return now
+
+
+def _place(row: "ServerRow") -> str:
+    return f"number {row.queue_position} in the queue, " if row.queue_position else ""

@@ -1,0 +1,143 @@
+"""`podctl task create | list | show | logs | cancel`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.complete import complete_task
+from cli.context import AsOption, open_client, speaker
+from cli.output import Format, OutputOption, print_json, print_progress, print_table, run_async
+
+if TYPE_CHECKING:
+    from domain.task.models import TaskState
+    from podctl.listing import TaskRow
+
+app = typer.Typer(no_args_is_help=True, help="Begin tasks, look at them, end them.")
+
+TaskArgument = Annotated[str, typer.Argument(metavar="TASK", autocompletion=complete_task, help="The task's id.")]
+
+
+def register(parent: typer.Typer) -> None:
+    """Add these commands to the program."""
+    parent.add_typer(app, name="task", rich_help_panel="Tasks")
+
+
+@app.command()
+def create(  # noqa: PLR0913  # a command has as many parameters as options
+    title: Annotated[str, typer.Argument(metavar="TITLE", help="What it is about, in a few words.")],
+    *,
+    task_id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Its id; else made of the title.")] = None,
+    spec: Annotated[Path | None, typer.Option(metavar="FILE", help="What is wanted, in markdown.")] = None,
+    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="How it is to be done: a plan in YAML.")] = None,
+    gates: Annotated[
+        str, typer.Option(metavar="GATE=MODE,…", help="Which gates need a person: spec=human,plan=auto,…")
+    ] = "",
+    max_concurrent: Annotated[int | None, typer.Option(min=1, max=100, help="Workstreams at once (3).")] = None,
+    by: AsOption = None,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Begin a task. Needs no worker: the next one takes it up."""
+    from podctl.task_input import parse_gates, task_input
+
+    task = task_input(
+        title,
+        by=speaker(by),
+        task_id=task_id,
+        spec=spec,
+        plan=plan,
+        gates=parse_gates(gates),
+        max_concurrent=max_concurrent,
+    )
+
+    async def begin() -> None:
+        await (await open_client()).create_task(task)
+
+    run_async(begin(), when_interrupted=f"interrupted: `podctl task show {task.task_id}` says whether it was begun")
+    if output is Format.JSON:
+        print_json({"task": task.task_id, "title": task.title})
+    else:
+        print(f"task {task.task_id} is begun; look at it with: podctl watch {task.task_id}")
+
+
+@app.command("list")
+def list_tasks(*, output: OutputOption = Format.TABLE) -> None:
+    """List tasks, the newest first. Needs no worker."""
+    from cli.render import ago
+    from podctl.listing import task_row
+
+    async def read() -> "list[TaskRow]":
+        return [task_row(summary) for summary in await (await open_client()).tasks()]
+
+    rows = run_async(read(), when_interrupted="nothing was changed: `podctl task list` again")
+    if output is Format.JSON:
+        print_json(rows)
+        return
+    print_table(
+        ("task", "phase", "done", "begun", "title", "waits for"),
+        [(r.task, r.phase, r.progress, ago(r.created_at), r.title, next(iter(r.waits_for), "")) for r in rows],
+        empty='there are no tasks yet: podctl task create "TITLE" --spec FILE --plan FILE',
+    )
+
+
+@app.command()
+def show(task: TaskArgument, *, output: OutputOption = Format.TABLE) -> None:
+    """Show a task: what it waits for, its spec and plan, workstreams, model servers, messages."""
+    from cli.render import print_view, task_view
+    from podctl.listing import task_document
+
+    state = run_async(_read(task), when_interrupted=f"nothing was changed: `podctl task show {task}` again")
+    if output is Format.JSON:
+        print_json(task_document(state))
+    else:
+        print_view(task_view(state, documents=True))
+
+
+@app.command()
+def logs(
+    task: TaskArgument,
+    workstream: Annotated[str, typer.Argument(metavar="WORKSTREAM", help="The workstream's id.")],
+    *,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it ends.")] = False,
+    tail: Annotated[int | None, typer.Option(min=0, metavar="N", help="Only the last N lines.")] = None,
+) -> None:
+    """Show the output of a workstream's newest attempt, read on the pod where it ran."""
+    from cli.log_output import copy_log
+    from podctl.task_runs import run_place
+
+    async def copy() -> None:
+        client = await open_client()
+        place = run_place(await client.task(task), workstream)
+        await copy_log(client, place.pod, place.run_id, tail=tail, follow=follow)
+
+    run_async(
+        copy(), when_interrupted=f"the workstream goes on; look again with: podctl task logs {task} {workstream} -f"
+    )
+
+
+@app.command()
+def cancel(
+    task: TaskArgument,
+    *,
+    reason: Annotated[str, typer.Option(help="Why; it is kept with the task.")] = "",
+    by: AsOption = None,
+) -> None:
+    """End a task for good: its runs are stopped, its model servers released."""
+    from domain.task.commands import CancelTask
+    from domain.task.waits import waits_for
+
+    name = speaker(by)
+
+    async def end() -> "TaskState":
+        client = await open_client()
+        await client.execute_task(task, CancelTask(reason=reason), by=name)
+        return await client.task(task)
+
+    state = run_async(end(), when_interrupted=f"interrupted: `podctl task show {task}` says whether it was cancelled")
+    print(f"task {task} is cancelled")
+    for still_ending in waits_for(state):
+        print_progress(f"  {still_ending}")
+
+
+async def _read(task: str) -> "TaskState":
+    return await (await open_client()).task(task)

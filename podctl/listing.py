@@ -1,0 +1,274 @@
+"""Tasks, pods and model servers as rows and documents with stable field names: what ``-o json`` prints."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import JsonValue
+
+from domain.gpu.inventory import describe_gpus, gpu_type
+from domain.gpu.models import Failure, GpuPodState, ModelServer, shown_state
+from domain.gpu.queue import queue, waits_for
+from domain.gpu.schedule import detail
+from domain.gpu.summary import pod_state
+from domain.task import waits as task_waits
+from domain.task.models import FINAL_PHASES, InboxItem, Phase, TaskState
+from podctl.client import Summary
+from podctl.pods_file import KnownPod, KnownPods
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """One task, as the server's list shows it: no worker is asked."""
+
+    task: str
+    title: str
+    #: A phase, or how Temporal ended a task that was not completed or cancelled: ``terminated``, ``failed`` …
+    phase: str
+    #: Workstreams completed or skipped, of all: ``2/4``.
+    progress: str
+    needs_approval: bool
+    waits_for: tuple[str, ...]
+    created_at: datetime
+    closed_at: datetime | None
+
+
+@dataclass(frozen=True)
+class InboxRow:
+    """One thing that a person should see, with the command that deals with it."""
+
+    task: str
+    title: str
+    kind: str
+    preview: str
+    command: str
+    recipient: str
+    message: str | None
+    workstream: str | None
+    created_at: datetime
+    urgent: bool
+
+
+@dataclass(frozen=True)
+class PodRow:
+    """One GPU pod of this user. ``cached``: as it was at ``seen_at``, because no server could be asked."""
+
+    name: str
+    active: bool
+    ssh: str
+    #: ``new`` (never reached yet), ``reachable``, ``unreachable``; ``unknown`` if the server has no such pod.
+    state: str
+    since: str | None
+    reason: str
+    gpus: str
+    #: State -> how many model servers are in it.
+    servers: Mapping[str, int]
+    vllm: str | None
+    cached: bool
+    seen_at: str | None
+
+
+@dataclass(frozen=True)
+class ServerRow:
+    """One model server of a pod, in whatever state."""
+
+    name: str
+    pod: str
+    model: str
+    state: str
+    since: datetime
+    #: Indexes of the GPUs it holds; empty for one that holds none.
+    gpus: tuple[int, ...]
+    port: int | None
+    launch_id: str | None
+    pid: int | None
+    #: Tasks that need it; ``kept``: a person started it, so it stays without them.
+    holders: tuple[str, ...]
+    kept: bool
+    created_at: datetime
+    ready_at: datetime | None
+    #: Place in the queue for GPUs, from 1; None for one that does not wait.
+    queue_position: int | None
+    waits_for: str
+    stage: str | None
+    failure: Failure | None
+    detail: str
+
+
+def task_row(summary: Summary) -> TaskRow:
+    """Return a task's row."""
+    memo = summary.memo
+    phase = str(memo.get("phase", Phase.SPEC_CLARIFICATION.value))
+    if summary.status not in {"running", "completed"} and phase not in FINAL_PHASES:
+        phase = summary.status
+    taken_up = "phase" in memo
+    return TaskRow(
+        task=summary.name,
+        title=str(memo.get("title", "")),
+        phase=phase,
+        progress=str(memo.get("progress", "0/0")),
+        needs_approval=bool(memo.get("needs_approval", False)),
+        waits_for=tuple(memo.get("waits_for", ())) if taken_up else ("a worker takes it up: podctl up",),
+        created_at=summary.started_at,
+        closed_at=summary.closed_at,
+    )
+
+
+def task_document(state: TaskState) -> dict[str, JsonValue]:
+    """Return a task whole, without the ledger of its commands, and what it waits for."""
+    document: dict[str, JsonValue] = state.model_dump(mode="json", exclude={"ledger"})
+    return {**document, "waits_for": [*task_waits.waits_for(state)]}
+
+
+def inbox_row(state: TaskState, item: InboxItem) -> InboxRow:
+    """Return an inbox item's row."""
+    return InboxRow(
+        task=state.task_id,
+        title=state.title,
+        kind=item.kind.value,
+        preview=item.preview,
+        command=item.command,
+        recipient=item.recipient,
+        message=item.message_id,
+        workstream=item.workstream_id,
+        created_at=item.created_at,
+        urgent=item.escalated_at is not None,
+    )
+
+
+def pod_row(state: GpuPodState, *, active: bool) -> PodRow:
+    """Return a pod's row as its workflow says."""
+    counts: dict[str, int] = {}
+    for server in state.servers.values():
+        if not server.finished:
+            shown = shown_state(state, server)
+            counts[shown] = counts.get(shown, 0) + 1
+    return PodRow(
+        name=state.name,
+        active=active,
+        ssh=state.ssh.command,
+        state=pod_state(state),
+        since=state.since.isoformat(timespec="seconds"),
+        reason=state.unreachable_reason,
+        gpus=describe_gpus(state.inventory) if state.inventory else "",
+        servers=counts,
+        vllm=state.inventory.vllm.version if state.inventory else None,
+        cached=False,
+        seen_at=None,
+    )
+
+
+def cached_pod_row(known: KnownPods, name: str, *, state: str | None = None) -> PodRow:
+    """Return a pod's row as `pods.json` remembers it; ``state`` says what is known better."""
+    pod = known.pods[name]
+    extra: Mapping[str, Any] = pod.model_extra or {}
+    reachable = extra.get("reachable")
+    remembered = "new" if reachable is None else "reachable" if reachable else "unreachable"
+    return PodRow(
+        name=name,
+        active=known.active == name,
+        ssh=pod.ssh,
+        state=state or remembered,
+        since=_text(extra.get("reachable_since")),
+        reason=_text(extra.get("unreachable_reason")) or "",
+        gpus=_gpus(pod),
+        servers=_count(pod),
+        vllm=_text(extra.get("vllm")),
+        cached=True,
+        seen_at=_text(extra.get("seen_at")),
+    )
+
+
+def pod_document(state: GpuPodState) -> dict[str, JsonValue]:
+    """Return a pod whole, without the ledger of its commands; its model servers are rows."""
+    document: dict[str, JsonValue] = state.model_dump(mode="json", exclude={"ledger", "servers"})
+    return {**document, "state": pod_state(state)}
+
+
+def server_rows(state: GpuPodState) -> list[ServerRow]:
+    """Return the model servers of a pod, also those that have finished."""
+    return [server_row(state, server) for server in state.servers.values()]
+
+
+def server_row(state: GpuPodState, server: ModelServer) -> ServerRow:
+    """Return a model server's row."""
+    waiting = [waits.name for waits in queue(state)]
+    return ServerRow(
+        name=server.name,
+        pod=state.name,
+        model=server.model,
+        state=shown_state(state, server),
+        since=server.since,
+        gpus=held_gpus(state, server),
+        port=server.plan.port if server.plan and server.holds_lease else None,
+        launch_id=server.launch_id,
+        pid=server.pid,
+        holders=server.holders,
+        kept=server.kept,
+        created_at=server.created_at,
+        ready_at=server.ready_at,
+        queue_position=waiting.index(server.name) + 1 if server.name in waiting else None,
+        waits_for=waits_for(state, server),
+        stage=server.stage,
+        failure=server.failure,
+        detail=detail(state, server),
+    )
+
+
+def held_gpus(state: GpuPodState, server: ModelServer) -> tuple[int, ...]:
+    """Return the indexes of the GPUs that a server holds now."""
+    if server.plan is None or not server.holds_lease or state.inventory is None:
+        return ()
+    return tuple(gpu.index for gpu in state.inventory.gpus if gpu.uuid in server.plan.gpus)
+
+
+def seen(state: GpuPodState) -> dict[str, JsonValue]:
+    """Return what `pods.json` remembers of a pod: see ``cached_pod_row``."""
+    gpus = state.inventory.gpus if state.inventory else ()
+    return {
+        "ssh": state.ssh.command,
+        "gpus": [
+            {
+                "id": gpu.index,
+                "name": gpu_type(gpu.name),
+                "memory": f"{gpu.memory_total_mib} MiB" if gpu.memory_total_mib is not None else "unknown",
+            }
+            for gpu in gpus
+        ],
+        "models": {
+            server.name: {
+                "model": server.model,
+                "port": server.plan.port if server.plan else None,
+                "gpu": [*held_gpus(state, server)],
+                "pid": server.pid,
+                "state": shown_state(state, server),
+            }
+            for server in state.servers.values()
+            if not server.finished
+        },
+        "reachable": state.reachable,
+        "reachable_since": state.since.isoformat(timespec="seconds"),
+        "unreachable_reason": state.unreachable_reason,
+        "vllm": state.inventory.vllm.version if state.inventory else None,
+    }
+
+
+def _gpus(pod: KnownPod) -> str:
+    names = [gpu.name for gpu in pod.gpus]
+    return ", ".join(f"{names.count(name)} \N{MULTIPLICATION SIGN} {name}" for name in dict.fromkeys(names))
+
+
+def _count(pod: KnownPod) -> dict[str, int]:
+    states = [str(server.get("state", "unknown")) for server in pod.models.values() if isinstance(server, Mapping)]
+    return {state: states.count(state) for state in dict.fromkeys(states)}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def inbox_rows(states: Sequence[TaskState]) -> list[InboxRow]:
+    """Return what waits for a person in these tasks: urgent matters first, then the oldest."""
+    rows = [inbox_row(state, item) for state in states for item in state.inbox.values() if item.waits and not item.read]
+    return sorted(rows, key=lambda row: (not row.urgent, row.created_at))

@@ -1,0 +1,105 @@
+"""Logs of launches, model servers and runs alike, read on their pod over SSH from this very process.
+
+Nothing of a log passes through Temporal. A dropped connection costs nothing but the wait: reading goes on at the byte
+where it ended.
+"""
+
+import asyncio
+import base64
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from domain.gpu.models import PodAddress
+from podctl.client import PodctlClient
+from remote.errors import Unreachable
+from remote.podlet import Podlet
+from remote.ssh import SshPool
+
+#: Bytes read from a log's end for each line that is wanted of it, at first; doubled until there are enough.
+BYTES_PER_LINE = 200
+
+
+def _ignore(_error: Unreachable) -> None:
+    """Say nothing."""
+
+
+@dataclass(frozen=True)
+class LogReader:
+    """Reads the log of one launch, ``{pod}/{server}/{counter}`` or ``{task}/{workstream}/{attempt}``.
+
+    ``on_lost`` hears of each lost connection that reading waits for.
+    """
+
+    podlet: Podlet
+    address: PodAddress
+    launch_id: str
+    on_lost: Callable[[Unreachable], None] = _ignore
+
+    async def read(self, *, tail: int | None = None, follow: bool = False) -> AsyncIterator[bytes]:
+        """Give the log in pieces: all of it or its last ``tail`` lines, and with ``follow`` what is added to it.
+
+        Following ends when the launch has ended and all is read. Raises ``remote.errors``: ``PodletError`` if the pod
+        has no such launch, ``Unreachable`` only if the pod did not answer even once.
+        """
+        offset = 0
+        if tail is not None:
+            last, offset = await self._last_lines(tail)
+            if last:
+                yield last
+        async for piece in self._from(offset, follow=follow, answered=tail is not None):
+            yield piece
+
+    async def _from(self, offset: int, *, follow: bool, answered: bool) -> AsyncIterator[bytes]:
+        while True:
+            try:
+                async with self.podlet.stream(
+                    self.address, "read_log", {"id": self.launch_id, "offset": offset, "limit": None, "follow": follow}
+                ) as lines:
+                    async for line in lines:
+                        answered = True
+                        if line["type"] == "result":
+                            return
+                        if line["type"] == "log":
+                            piece = base64.b64decode(line["data"])
+                            offset = line["offset"] + len(piece)
+                            yield piece
+            except Unreachable as error:
+                if not answered:
+                    raise
+                self.on_lost(error)
+                await asyncio.sleep(max(0.2, error.retry_after))
+
+    async def _last_lines(self, count: int) -> tuple[bytes, int]:
+        """Return the last ``count`` lines, and the offset where they end."""
+        wanted = max(1, count) * BYTES_PER_LINE
+        while True:
+            pieces: list[bytes] = []
+            start = end = 0
+            request = {"id": self.launch_id, "offset": -wanted, "limit": wanted, "follow": False}
+            async with self.podlet.stream(self.address, "read_log", request) as lines:
+                async for line in lines:
+                    if line["type"] == "log":
+                        piece = base64.b64decode(line["data"])
+                        start = start if pieces else line["offset"]
+                        pieces.append(piece)
+                    elif line["type"] == "result":
+                        end = line["result"]["offset"]
+            found = b"".join(pieces).splitlines(keepends=True)
+            whole = not pieces or start == 0
+            if whole or len(found) > count:
+                # Not the whole log: its first line here may be the end of a longer one.
+                return b"".join(found[-count:] if count else []), end
+            wanted *= 2
+
+
+@contextlib.asynccontextmanager
+async def open_log(
+    client: PodctlClient, pod: str, launch_id: str, on_lost: Callable[[Unreachable], None] = _ignore
+) -> AsyncIterator[LogReader]:
+    """Give a reader of a launch's log, over a connection of its own. Raises ``NotFound`` for an unknown pod."""
+    pool = SshPool()
+    try:
+        yield LogReader(Podlet(pool), await client.pod_address(pod), launch_id, on_lost)
+    finally:
+        await pool.close()

@@ -1,0 +1,80 @@
+"""What a person says of a new task, made into what the task begins with."""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from domain.errors import BadInput
+from domain.ids import check_name, slug
+from domain.task.models import GateMode, Gates, PlanDraft, TaskConfig, TaskInput
+from domain.task.plan_file import read_plan
+from podctl.client import new_command_id
+
+#: Bytes of a file that are read at all; the rules' own limits are lower and name what is too long.
+FILE_LIMIT = 4 * 1024 * 1024
+
+
+def task_input(
+    title: str,
+    *,
+    by: str,
+    task_id: str | None = None,
+    spec: Path | None = None,
+    plan: Path | None = None,
+    gates: Gates | None = None,
+    max_concurrent: int | None = None,
+) -> TaskInput:
+    """Return the input of a task; without ``task_id`` it is made of the title.
+
+    Raises BadInput that names the file (with line and field for a plan), or the value that cannot be used.
+    """
+    name = check_name("task", task_id) if task_id is not None else slug(title)
+    config: dict[str, object] = {"gates": gates or Gates()}
+    if max_concurrent is not None:
+        config["max_concurrent"] = max_concurrent
+    try:
+        return TaskInput(
+            task_id=name,
+            title=title,
+            by=by,
+            command_id=new_command_id(),
+            spec=None if spec is None else read_text(spec),
+            plan=None if plan is None else read_plan_file(plan),
+            config=TaskConfig.model_validate(config),
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise BadInput(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
+
+
+def parse_gates(text: str) -> Gates:
+    """Return the gates that ``spec=human,plan=auto`` describes; those that are not named keep their default."""
+    modes: dict[str, GateMode] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        gate, equals, mode = part.partition("=")
+        if gate not in Gates.model_fields or not equals or mode not in {known.value for known in GateMode}:
+            raise BadInput(
+                f"{part!r} is not a gate and its mode: write for example spec=human,plan=auto; gates are "
+                f"{', '.join(Gates.model_fields)}; modes are {', '.join(GateMode)}"
+            )
+        if gate in modes:
+            raise BadInput(f"the gate {gate} is named twice in {text!r}")
+        modes[gate] = GateMode(mode)
+    return Gates.model_validate(modes)
+
+
+def read_plan_file(path: Path) -> PlanDraft:
+    """Return the plan in a YAML file. BadInput names file, line and field of what is wrong."""
+    return read_plan(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """Return a file's text. BadInput names the file if it cannot be read, is no text, or too large for anything."""
+    try:
+        if path.stat().st_size > FILE_LIMIT:
+            raise BadInput(f"{path} is larger than {FILE_LIMIT:,} bytes")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
