@@ -38,7 +38,7 @@ from domain.task.models import (
     digest,
 )
 from domain.task.plan_rules import check_plan
-from domain.task.waits import Gate, gate_object
+from domain.task.waits import Gate, all_settled, gate_object
 
 #: Bytes of a spec's content, requirements and acceptance criteria together.
 SPEC_LIMIT = 256 * 1024
@@ -342,6 +342,17 @@ def transition_rejected(change: Change, reason: str) -> None:
         why = f"rejected moving to {pending.to.replace('_', ' ')}" + (f": {reason}" if reason else "")
         change.set(hold=Hold(reason=why, by=change.by, since=change.now))
     change.emit("transition_rejected", to=pending.to.value, requested_by=pending.requested_by, reason=reason)
+
+
+def withdraw_moot_transition(change: Change) -> None:
+    """Withdraw a move to review that waits for a person once work has been taken up again."""
+    pending = change.state.pending_transition
+    if pending is not None and pending.to is Phase.REVIEW and not all_settled(change.state):
+        change.set(pending_transition=None)
+        messages.close_approvals(
+            change, "work was taken up again", lambda message: message.message_id == pending.message_id
+        )
+        change.emit("transition_withdrawn", to=pending.to.value, requested_by=pending.requested_by)
 
 
 def cancel_task(change: Change, command: CancelTask) -> None:

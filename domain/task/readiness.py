@@ -40,7 +40,7 @@ def server_of(state: TaskState, draft: WorkstreamDraft) -> AttachedServer | None
 
 def server_ready(state: TaskState, server: AttachedServer) -> bool:
     """Return whether a command that uses the server may start: one under an older description will not do."""
-    return server.status is ServerStatus.READY and server.launch_id is not None and server_needed(state, server)
+    return server.status is ServerStatus.READY and server_needed(state, server)
 
 
 def server_needed(state: TaskState, server: AttachedServer) -> bool:

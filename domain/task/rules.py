@@ -108,6 +108,7 @@ def create_task(task: TaskInput, now: datetime) -> tuple[TaskState, tuple[Event,
 
 
 def _finish(change: Change, *, growing: bool) -> tuple[TaskState, tuple[Event, ...]]:
+    lifecycle.withdraw_moot_transition(change)
     serving.ask_about_servers(change)
     inbox.update_inbox(change)
     change.set(updated_at=change.now)

@@ -87,6 +87,8 @@ def server_changed(change: Change, command: ServerChanged) -> None:
     if command.status not in REPORTED:
         listed = ", ".join(sorted(REPORTED))
         raise Rejected("invalid_status", f"a GPU pod cannot report {command.status.value!r}; it can report {listed}")
+    if command.status is ServerStatus.READY and command.launch_id is None:
+        raise Rejected("invalid_status", f"{command.name!r} is said to be ready, but not in which launch: launch_id")
     detail = command.detail[:DETAIL_LIMIT]
     said = (command.status, command.launch_id or server.launch_id, detail)
     if server.status is not ServerStatus.RELEASED and said != (server.status, server.launch_id, server.detail):

@@ -155,7 +155,7 @@ EXAMPLES: dict[str, str] = {
     "reject": '{"by": "ann", "gate": "plan", "comment": "tests are missing"}',
     "workstream-result": '{"by": "ann", "workstream": "docs", "status": "completed", "result": "written"}',
     "message": '{"by": "ann", "content": "how is it going?", "type": "question"}',
-    MODEL_SERVER: '{"by": "gpu-pod/gpu1", "name": "coder", "pod": "gpu1", "status": "ready"}',
+    MODEL_SERVER: '{"by": "gpu-pod/gpu1", "name": "coder", "pod": "gpu1", "status": "loading"}',
 }
 
 

@@ -22,6 +22,7 @@ from domain.task.commands import (
     RetryWorkstream,
     RunStopped,
     ServerReleased,
+    StartWorkstream,
     UpdatePlan,
     UpdateSpec,
 )
@@ -175,12 +176,21 @@ def test_a_rejected_move_does_not_happen() -> None:
 
 
 def test_a_guard_is_checked_again_when_the_approval_arrives() -> None:
-    gates = Gates.model_validate({"execution": "human"})
-    driver = executing("a", gates=gates)
+    driver = executing("a", command("b", "a"))
+    driver.do(RequestTransition(to=Phase.PLANNING))
+    driver.complete("a")
+    driver.do(StartWorkstream(ws_id="b"))
+    driver.refused("workstreams_running", ApproveTransition())
+
+
+def test_a_waiting_move_to_review_is_withdrawn_when_work_is_taken_up_again() -> None:
+    driver = executing("a", gates=Gates.model_validate({"execution": "human"}))
+    driver.complete("a")
+    driver.do(RetryWorkstream(ws_id="a"))
+    driver.refused("no_pending_transition", ApproveTransition())
+    assert driver.statuses() == {"a": "in_progress"}
     driver.complete("a")
     assert driver.state.pending_transition is not None
-    driver.do(RetryWorkstream(ws_id="a"))
-    driver.refused("workstreams_not_settled", ApproveTransition())
 
 
 @pytest.mark.parametrize("gates", [Gates(), AUTOMATIC])

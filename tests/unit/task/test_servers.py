@@ -95,6 +95,7 @@ def test_reports_have_to_fit() -> None:
     ready = ServerStatus.READY
     assert "coder" in driver.refused("server_not_found", ServerChanged(name="x", pod="gpu1", status=ready))
     driver.refused("server_not_found", ServerChanged(name="coder", pod="gpu2", status=ready))
+    driver.refused("invalid_status", ServerChanged(name="coder", pod="gpu1", status=ready))
     released = ServerChanged(name="coder", pod="gpu1", status=ServerStatus.RELEASED)
     driver.refused("invalid_status", released)
 

@@ -1,0 +1,467 @@
+"""What holds for every task, whatever is asked of it, in whatever order, however wrong."""
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from domain.entity import Event
+from domain.errors import Rejected
+from domain.task.commands import (
+    Approve,
+    ApprovePlan,
+    ApproveReview,
+    ApproveSpec,
+    ApproveTransition,
+    CancelTask,
+    ChangeConfig,
+    CompleteWorkstream,
+    CreateWorkstream,
+    Envelope,
+    Evaluate,
+    FailWorkstream,
+    GiveApproval,
+    InterruptWorkstream,
+    MarkRead,
+    PostMessage,
+    Reject,
+    RejectTransition,
+    RequestApproval,
+    RequestTransition,
+    RetryWorkstream,
+    RunStopped,
+    ServerAttached,
+    ServerAttachFailed,
+    ServerChanged,
+    ServerReleased,
+    SetPriority,
+    SkipWorkstream,
+    StartWorkstream,
+    TaskCommand,
+    UpdatePlan,
+    UpdateSpec,
+    WorkstreamInterrupted,
+)
+from domain.task.lifecycle import GUARDS
+from domain.task.models import (
+    DOWN,
+    SATISFIED,
+    SETTLED,
+    UNDER_WAY,
+    CommandExecutor,
+    Gates,
+    Phase,
+    PlanDraft,
+    Priority,
+    Result,
+    RunResult,
+    ServerStatus,
+    TaskConfig,
+    TaskInput,
+    TaskState,
+    WorkstreamDraft,
+    WorkstreamStatus,
+)
+from domain.task.rules import apply, create_task
+from domain.task.schedule import (
+    AttachServer,
+    Command,
+    DetachServer,
+    RunCommand,
+    StopRun,
+    WakeAt,
+    is_settled,
+    next_actions,
+)
+from domain.task.serving import REPORTED
+from domain.task.summary import memo, search_values, summary_markdown
+from domain.task.waits import open_matters, waits_for
+from tests.unit.task.support import START
+
+IDS = ["a", "b", "c", "d", "e"]
+SERVERS = ["s1", "s2"]
+some_id = st.sampled_from([*IDS, "nowhere"])
+attempt = st.sampled_from([None, None, 1, 2])
+revision = st.sampled_from([None, None, 1, 2, 3])
+text = st.sampled_from(["", "some words", "ünïcode | *stars* \n# line", "x" * 300])
+message_id = st.sampled_from([f"m-{number}" for number in range(1, 8)])
+result = st.builds(
+    Result, text=text, run=st.sampled_from([None, RunResult(exit_code=0), RunResult(exit_code=1, signal=9)])
+)
+
+
+@st.composite
+def workstream_drafts(draw: st.DrawFn, name: str, dependencies: Sequence[str]) -> WorkstreamDraft:
+    executor: dict[str, Any] = {"type": "signal"}
+    if draw(st.booleans()):
+        executor = {"type": "command", "argv": ["make", name]}
+        server = draw(st.sampled_from([None, *SERVERS]))
+        executor |= {"pod": "gpu1"} if server is None else {"server": server}
+    depends_on = draw(st.lists(st.sampled_from(dependencies), unique=True)) if dependencies else []
+    return WorkstreamDraft.model_validate(
+        {
+            "id": name,
+            "title": name.upper(),
+            "description": draw(st.sampled_from(["", "other words"])),
+            "depends_on": depends_on,
+            "executor": executor,
+            "priority": draw(st.sampled_from(Priority)),
+        }
+    )
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> PlanDraft:
+    """Return a plan that can be used: what cannot is refused, and tested by example."""
+    names = draw(st.lists(st.sampled_from(IDS), unique=True, min_size=1))
+    drafts = [draw(workstream_drafts(name, names[:position])) for position, name in enumerate(names)]
+    model = draw(st.sampled_from(["org/model", "org/other"]))
+    servers = [{"name": name, "model": model, "pod": "gpu1"} for name in SERVERS]
+    return PlanDraft.model_validate({"workstreams": drafts, "model_servers": servers})
+
+
+gates = st.builds(
+    lambda *modes: Gates.model_validate(dict(zip(("spec", "plan", "execution", "review"), modes, strict=True))),
+    *[st.sampled_from(["human", "auto"])] * 4,
+)
+configs = st.builds(
+    TaskConfig,
+    gates=gates,
+    max_concurrent=st.integers(1, 4),
+    failure_cooldown_seconds=st.sampled_from([(), (5.0,), (5.0, 30.0)]),
+    escalate_after_seconds=st.sampled_from([None, 60.0]),
+)
+commands: st.SearchStrategy[TaskCommand] = st.one_of(
+    st.builds(UpdateSpec, content=text, base_revision=revision),
+    st.builds(ApproveSpec, revision=revision),
+    st.builds(ApproveSpec),
+    st.builds(UpdatePlan, plan=plans(), base_revision=revision),
+    st.builds(ApprovePlan, revision=revision),
+    st.builds(ApprovePlan),
+    st.builds(ApproveReview, revision=revision),
+    st.builds(Approve, choice=st.sampled_from([None, "approve", "retry", "skip", "fix"])),
+    st.builds(Approve),
+    st.builds(Reject, gate=st.sampled_from([None, "spec", "plan", "review"]), comment=text),
+    st.builds(RequestTransition, to=st.sampled_from(Phase)),
+    st.builds(ApproveTransition),
+    st.builds(RejectTransition),
+    st.builds(ChangeConfig, config=configs),
+    st.builds(Evaluate),
+    st.builds(CreateWorkstream, workstream=st.sampled_from(IDS).flatmap(lambda n: workstream_drafts(n, IDS[:2]))),
+    st.builds(StartWorkstream, ws_id=some_id),
+    st.builds(CompleteWorkstream, ws_id=some_id, attempt=attempt, result=result),
+    st.builds(CompleteWorkstream, ws_id=some_id),
+    st.builds(FailWorkstream, ws_id=some_id, attempt=attempt, error=text, recoverable=st.booleans(), result=result),
+    st.builds(WorkstreamInterrupted, ws_id=some_id, attempt=st.integers(1, 2), reason=text),
+    st.builds(InterruptWorkstream, ws_id=some_id),
+    st.builds(RetryWorkstream, ws_id=some_id),
+    st.builds(SkipWorkstream, ws_id=some_id, with_dependents=st.booleans()),
+    st.builds(SetPriority, ws_id=some_id, priority=st.sampled_from(Priority)),
+    st.builds(RunStopped, run_id=st.sampled_from([f"t1/{name}/1" for name in IDS])),
+    st.builds(
+        PostMessage,
+        content=text,
+        message_type=st.sampled_from(["question", "update", "blocker", "review_comment"]),
+        workstream_id=st.none() | some_id,
+        thread_id=st.none() | message_id,
+    ),
+    st.builds(RequestApproval, content=text, blocking=st.booleans(), workstream_id=st.none() | some_id),
+    st.builds(GiveApproval, message_id=message_id, choice=st.sampled_from(["approve", "reject", "retry", "fix"])),
+    st.builds(MarkRead, ids=st.tuples(message_id)),
+    st.builds(ServerAttached, name=st.sampled_from(SERVERS)),
+    st.builds(ServerAttachFailed, name=st.sampled_from(SERVERS), code=st.just("unknown_pod"), message=text),
+    st.builds(
+        ServerChanged,
+        name=st.sampled_from(SERVERS),
+        pod=st.just("gpu1"),
+        status=st.sampled_from([ServerStatus.READY, *sorted(REPORTED)]),
+        launch_id=st.just("gpu1/s/1"),
+        detail=text,
+    ),
+    st.builds(ServerReleased, name=st.sampled_from(SERVERS)),
+)
+UNDER_WAY_ON_A_POD = REPORTED - DOWN - {ServerStatus.READY} | {ServerStatus.ATTACHED}
+#: A number stands for one of the commands that fit the state: blind ones rarely get far.
+Step = tuple[TaskCommand | int, float]
+
+
+@st.composite
+def one_step(draw: st.DrawFn) -> Step:
+    kind = draw(st.integers(0, 99))
+    seconds = draw(st.sampled_from([0.0, 0.0, 0.0, 1.0, 40.0]))
+    if kind < 70:
+        return draw(st.integers(0, 1_000)), seconds
+    # Cancelling ends everything, so it comes rarely.
+    return CancelTask(reason="enough") if kind == 99 else draw(commands), seconds
+
+
+steps: st.SearchStrategy[list[Step]] = st.lists(one_step(), min_size=15, max_size=80)
+tasks = st.builds(
+    TaskInput,
+    task_id=st.just("t1"),
+    title=st.just("A | task"),
+    by=st.just("ann"),
+    command_id=st.just("create"),
+    spec=st.sampled_from([None, "build it", "build it", "build it"]),
+    plan=st.integers(0, 4).flatmap(lambda number: plans() if number else st.none()),
+    config=configs,
+)
+thorough = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def fitting_commands(state: TaskState) -> Iterator[TaskCommand]:
+    """Yield commands that people, machines and GPU pods would send now."""
+    yield Approve()
+    for message in state.open_approvals():
+        assert message.approval is not None
+        choices = [option for option in message.approval.options if option != "cancel"]
+        yield from (GiveApproval(message_id=message.message_id, choice=choice) for choice in choices)
+    yield from fitting_server_reports(state)
+    for ws in state.workstreams.values():
+        if ws.status in UNDER_WAY:
+            reported = None if ws.run is None else ws.attempt
+            ended = Result(run=RunResult(exit_code=0))
+            yield from [CompleteWorkstream(ws_id=ws.ws_id, attempt=reported, result=ended)] * 4
+            yield FailWorkstream(ws_id=ws.ws_id, attempt=reported, error="it broke", recoverable=True)
+            yield FailWorkstream(ws_id=ws.ws_id, attempt=reported, error="it broke", result=ended)
+            yield RequestApproval(content="which?", blocking=True, workstream_id=ws.ws_id)
+        elif ws.status in SETTLED:
+            yield RetryWorkstream(ws_id=ws.ws_id)
+        else:
+            yield SkipWorkstream(ws_id=ws.ws_id)
+    yield from (RequestTransition(to=to, reason="a reason") for source, to in GUARDS if source is state.phase)
+
+
+def fitting_server_reports(state: TaskState) -> Iterator[TaskCommand]:
+    """Yield what pods would report now."""
+    for server in state.servers.values():
+        if server.status not in (ServerStatus.RELEASED, ServerStatus.READY):
+            ready = ServerChanged(name=server.name, pod="gpu1", status=ServerStatus.READY, launch_id="gpu1/s/1")
+            yield from [ready] * 3
+        if server.status is not ServerStatus.RELEASED:
+            yield ServerChanged(name=server.name, pod="gpu1", status=ServerStatus.FAILED)
+    for action in next_actions(state, state.updated_at):
+        if isinstance(action, StopRun):
+            yield RunStopped(run_id=action.run_id)
+        if isinstance(action, DetachServer):
+            yield ServerReleased(name=action.name)
+        if isinstance(action, AttachServer):
+            yield ServerAttached(name=action.server.name)
+
+
+def play(task: TaskInput, sequence: Sequence[Step]) -> Iterator[tuple[TaskState, TaskState, Any]]:
+    """Yield (state before, state after, events or None) for every command, the scheduler's own included."""
+    now = START
+    state, events = create_task(task, now)
+    yield state, state, events
+    for number, (step, seconds) in enumerate([(Evaluate(), 0.0), *sequence]):
+        now += timedelta(seconds=seconds)
+        command = step
+        if isinstance(command, int):
+            fitting = list(fitting_commands(state))
+            command = fitting[command % len(fitting)]
+        before = state
+        try:
+            state, events = apply(state, Envelope(command_id=f"c{number}", by="ann", command=command), now)
+        except Rejected:
+            yield before, state, None
+        else:
+            yield before, state, events
+        for _ in range(40):
+            decision = next((a for a in next_actions(state, now) if isinstance(a, Command)), None)
+            if decision is None:
+                break
+            before = state
+            envelope = Envelope(command_id=decision.command_id, by="podctl", command=decision.command)
+            state, events = apply(state, envelope, now)
+            yield before, state, events
+        else:
+            raise AssertionError(f"the scheduler does not come to an end: {next_actions(state, now)}")
+
+
+@thorough
+@given(task=tasks, sequence=steps)
+def test_any_sequence_of_commands_keeps_the_invariants(task: TaskInput, sequence: list[Step]) -> None:
+    sequence_number = 0
+    runs: set[str] = set()
+    for before, after, events in play(task, sequence):
+        if events is None:
+            assert after is before
+            continue
+        for event in events:
+            sequence_number += 1
+            assert event.sequence == sequence_number
+            check_event(event, before, runs)
+        assert after.sequence == sequence_number
+        check_state(after)
+
+
+def check_event(event: Event, before: TaskState, runs: set[str]) -> None:
+    """Check that what an event tells of was allowed when it happened."""
+    if event.type == "phase_changed":
+        move = (Phase(str(event.payload["from"])), Phase(str(event.payload["to"])))
+        assert move in GUARDS or move[1] is Phase.CANCELLED
+    if event.type == "workstream_started":
+        name = str(event.payload["workstream"])
+        assert before.plan is not None
+        depends_on = before.plan.workstreams[name].depends_on
+        assert all(before.workstreams[dependency].status in SATISFIED for dependency in depends_on)
+        run_id = event.payload["run_id"]
+        if run_id is not None:
+            assert run_id not in runs
+            runs.add(str(run_id))
+
+
+def check_state(state: TaskState) -> None:
+    """Check what holds in every state."""
+    planned = {} if state.plan is None else state.plan.workstreams
+    assert state.workstreams.keys() <= planned.keys()
+    if state.phase in (Phase.WORKSTREAM_EXECUTION, Phase.REVIEW, Phase.COMPLETED):
+        assert list(state.workstreams) == list(planned)
+        assert state.plan is not None
+        assert state.plan.approval is not None
+        check_blocking(state)
+    if state.phase in (Phase.REVIEW, Phase.COMPLETED):
+        assert all(ws.status in SETTLED for ws in state.workstreams.values())
+    for ws in state.workstreams.values():
+        if ws.run is not None:
+            assert ws.status in UNDER_WAY
+            assert state.phase is Phase.WORKSTREAM_EXECUTION
+            assert isinstance(planned[ws.ws_id].executor, CommandExecutor)
+            assert ws.run.run_id == f"t1/{ws.ws_id}/{ws.attempt}"
+            assert ws.run.run_id not in state.stopping_runs
+        assert not ws.by_hand or ws.status is WorkstreamStatus.AWAITING_INPUT
+        assert (ws.status is WorkstreamStatus.BLOCKED) == bool(ws.blocking_on)
+    if state.spec.approval is not None:
+        assert state.spec.content.strip()
+        assert (state.spec.approval.revision, state.spec.approval.digest) == (state.spec.revision, state.spec.digest)
+    assert (state.pending_transition is not None) == any(
+        m.approval is not None and m.approval.subject == "transition" for m in state.open_approvals()
+    )
+    waiting = {item.item_id for item in state.inbox.values() if item.waits}
+    assert waiting == {matter.key for matter in open_matters(state)}
+    if state.final:
+        assert not waiting
+        assert not list(state.open_approvals())
+
+
+def check_blocking(state: TaskState) -> None:
+    """Check that a workstream is blocked exactly when a failure stands in its way."""
+    assert state.plan is not None
+    in_the_way = {ws.ws_id for ws in state.workstreams.values() if ws.status is WorkstreamStatus.FAILED or ws.by_hand}
+    waits = (WorkstreamStatus.PENDING, WorkstreamStatus.BLOCKED)
+    # Any order of the plan will do: as often as there are workstreams is often enough.
+    for _ in state.workstreams:
+        for name, draft in state.plan.workstreams.items():
+            if state.workstreams[name].status in waits and in_the_way & set(draft.depends_on):
+                in_the_way.add(name)
+    for name, ws in state.workstreams.items():
+        if ws.status in waits:
+            assert (ws.status is WorkstreamStatus.BLOCKED) == (name in in_the_way)
+
+
+@thorough
+@given(task=tasks, sequence=steps)
+def test_the_same_commands_again_give_the_same_state_and_events(task: TaskInput, sequence: list[Step]) -> None:
+    first = [(after.model_dump_json(), events) for _, after, events in play(task, sequence)]
+    second = [(after.model_dump_json(), events) for _, after, events in play(task, sequence)]
+    assert first == second
+
+
+@thorough
+@given(task=tasks, sequence=steps)
+def test_a_state_and_its_actions_survive_json(task: TaskInput, sequence: list[Step]) -> None:
+    states = [after for _, after, _ in play(task, sequence)]
+    for state in states[-5:]:
+        again = TaskState.model_validate_json(state.model_dump_json())
+        assert again == state
+        now = state.updated_at + timedelta(seconds=10)
+        assert next_actions(again, now) == next_actions(state, now)
+        assert summary_markdown(again) == summary_markdown(state)
+
+
+@thorough
+@given(task=tasks, sequence=steps)
+def test_no_task_is_stuck_without_a_reason(task: TaskInput, sequence: list[Step]) -> None:
+    for _, state, _ in play(task, sequence):
+        if is_settled(state):
+            assert not waits_for(state)
+            assert not next_actions(state, state.updated_at)
+            continue
+        actions = next_actions(state, state.updated_at)
+        if any(isinstance(action, Command) for action in actions):
+            continue
+        assert waits_for(state)
+        assert memo(state)["waits_for"]
+        assert search_values(state).phase == state.phase
+        assert summary_markdown(state)
+        somebody_acts = (
+            any(isinstance(action, (AttachServer, DetachServer, RunCommand, StopRun, WakeAt)) for action in actions)
+            or any(ws.status is WorkstreamStatus.IN_PROGRESS for ws in state.workstreams.values())
+            or any(server.status in UNDER_WAY_ON_A_POD for server in state.servers.values())
+        )
+        assert somebody_acts or any(item.waits for item in state.inbox.values())
+
+
+@thorough
+@given(task=tasks, outcomes=st.lists(st.sampled_from(["complete", "fail", "recoverable", "interrupted"]), max_size=30))
+def test_a_task_whose_questions_are_answered_ends(task: TaskInput, outcomes: list[str]) -> None:
+    now = START
+    state, _ = create_task(task, now)
+    remaining = list(outcomes)
+    count = 0
+
+    def do(command: TaskCommand) -> None:
+        nonlocal state, count
+        count += 1
+        state, _ = apply(state, Envelope(command_id=f"c{count}", by="ann", command=command), now)
+
+    for _ in range(600):
+        if is_settled(state):
+            break
+        actions = next_actions(state, now)
+        action = actions[0] if actions else None
+        if isinstance(action, Command):
+            state, _ = apply(state, Envelope(command_id=action.command_id, by="podctl", command=action.command), now)
+        elif isinstance(action, AttachServer):
+            do(ServerChanged(name=action.server.name, pod="gpu1", status=ServerStatus.READY, launch_id="gpu1/s/1"))
+        elif isinstance(action, DetachServer):
+            do(ServerReleased(name=action.name))
+        elif isinstance(action, StopRun):
+            do(RunStopped(run_id=action.run_id))
+        elif isinstance(action, RunCommand):
+            do(_report(action.ws_id, action.attempt, remaining.pop() if remaining else "complete"))
+        elif matter := next(iter(open_matters(state)), None):
+            do(_answer(state, matter.message_id, bool(remaining)))
+        elif isinstance(action, WakeAt):
+            now = action.at
+        else:
+            outside = next(ws for ws in state.workstreams.values() if ws.status is WorkstreamStatus.IN_PROGRESS)
+            do(_report(outside.ws_id, None, remaining.pop() if remaining else "complete"))
+    assert state.phase is Phase.COMPLETED, waits_for(state)
+
+
+def _report(ws_id: str, attempt: int | None, outcome: str) -> TaskCommand:
+    if outcome == "complete":
+        return CompleteWorkstream(ws_id=ws_id, attempt=attempt)
+    if outcome == "interrupted" and attempt is not None:
+        return WorkstreamInterrupted(ws_id=ws_id, attempt=attempt, reason="rebooted")
+    return FailWorkstream(ws_id=ws_id, attempt=attempt, error="it broke", recoverable=outcome == "recoverable")
+
+
+def _answer(state: TaskState, message: str | None, retry: bool) -> TaskCommand:
+    if message is not None:
+        approval = state.messages[message].approval
+        assert approval is not None
+        if approval.subject == "transition":
+            return GiveApproval(message_id=message, choice="approve")
+        return GiveApproval(message_id=message, choice="retry" if retry else "skip")
+    if state.phase is Phase.SPEC_CLARIFICATION and not state.spec.content:
+        return UpdateSpec(content="build it")
+    if state.phase is Phase.PLANNING and state.plan is None:
+        executor = {"type": "signal"}
+        draft = {"workstreams": [{"id": "only", "title": "Only", "executor": executor}]}
+        return UpdatePlan(plan=PlanDraft.model_validate(draft))
+    return Approve()
