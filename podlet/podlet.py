@@ -1505,8 +1505,8 @@ class Stop:
     def _await_gpus(self) -> Tuple[Json, bool]:
         """Wait until nvidia-smi lists no process of ours; return memory before and now, and whether it is explained."""
         before: Dict[str, Optional[int]] = self.record.get("memory_before", {})
-        if not before:
-            return {}, True
+        if not before or self.launch.process() is None:
+            return {}, True  # what never ran, or ran before a reboot, holds nothing
         began = time.monotonic()
         while True:
             report, table = GpuReport(), ProcessTable()
@@ -1527,8 +1527,11 @@ class Stop:
             time.sleep(0.25)
 
     def _is_back(self, uuid: str, before: Optional[int], now: Optional[int], table: ProcessTable) -> bool:
-        """Return whether the memory in use is as before; where another launch uses the GPU too it can't be told."""
-        if before is None or now is None or now <= before + MEMORY_TOLERANCE_MIB:
+        """Return whether the memory in use is as before; where another launch uses the GPU too it can't be told.
+
+        A GPU that told its memory before and does not now is not verified.
+        """
+        if before is None or (now is not None and now <= before + MEMORY_TOLERANCE_MIB):
             return True
         return any(
             uuid in [gpu["uuid"] for gpu in (other.read("record.json") or {}).get("gpus", [])]
@@ -1537,6 +1540,8 @@ class Stop:
 
     def _await_ports(self) -> None:
         """Wait until no socket of ours listens; one that a living process of somebody else's took is not ours."""
+        if self.launch.process() is None:
+            return
         began = time.monotonic()
         while True:
             listening = listener_inodes(self.record.get("ports", []))
@@ -1898,7 +1903,7 @@ class Watched:
         self.observation: Json = {}
         self.probe: Optional[Probe] = None
         self.pidfd: Optional[int] = None
-        self.stage = "start"
+        self._stage = "start"
         self.changed_at = -1  # modification time of its folder when it was last looked at
         self._log_offset = 0
 
@@ -1927,7 +1932,7 @@ class Watched:
     def shown(self) -> Json:
         """Return its observation with what the probe knows."""
         probed = {"readiness": self.probe.readiness, "healthy": self.probe.healthy} if self.probe else {}
-        return {**self.observation, **probed, "stage": self.stage}
+        return {**self.observation, **probed, "stage": self._stage}
 
     def beat(self) -> Json:
         """Return what a beat says of it."""
@@ -1936,13 +1941,16 @@ class Watched:
         return {"id": self.launch.id, "log_size": log_size(self.launch.log), "last_line": fresh, "metrics": metrics}
 
     def follow_log(self) -> None:
-        """Take the stage from the lines that came since the last call."""
+        """Take the stage from the lines that came since the last call; one that is ready needs no reading."""
+        if self.probe and self.probe.readiness == "ready":
+            self._stage = "serve"
+            return
         piece = read_piece(self.launch.log, self._log_offset, 1 << 20)
         end = piece.rfind(b"\n") + 1
         self._log_offset += end or (len(piece) if len(piece) == 1 << 20 else 0)
         for stage, marks in STAGES:
             if any(mark in piece[:end] for mark in marks):
-                self.stage = stage
+                self._stage = stage
 
     def close(self) -> None:
         """End its probe."""
@@ -1984,6 +1992,8 @@ class Watch:
                 self._look()
             next_step = min([server.probe.step(now) for server in self.servers.values() if server.probe] or [next_look])
             self._remember_ready()
+            for server in self._alive():
+                server.follow_log()
             self._tell_changes()
             if now >= next_beat:
                 next_beat = now + self.beat
@@ -2006,8 +2016,6 @@ class Watch:
             if not server.observation or server.needs_look():
                 table = table or ProcessTable()
                 server.look(table, self.beat)
-        for server in self._alive():
-            server.follow_log()
         self._leave_out_old()
 
     def _is_run(self, launch: Launch) -> bool:

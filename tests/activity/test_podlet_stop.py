@@ -239,6 +239,24 @@ def test_memory_that_stays_in_use_where_no_processes_are_listed_is_unexplained(m
     assert machine.observe("pod/tiny/1")["stopped"] == again
 
 
+def test_a_gpu_that_tells_nothing_any_more_is_not_taken_for_free(machine: Machine) -> None:
+    machine.gpus(1)
+    machine.run("pod/one/1", "sleep", "1000", gpus=[{"uuid": "GPU-0", "share": 0.5}])
+    machine.gpus(1, mode="no_driver")
+    result = machine.call("stop", id="pod/one/1", grace=0)
+    assert (result["state"], result["memory"]["GPU-0"]["now"]) == ("memory_unexplained", None)
+
+
+def test_after_a_reboot_there_is_nothing_to_verify(machine: Machine) -> None:
+    machine.gpus(1, mode="no_processes")
+    launched = machine.run("pod/one/1", "sleep", "1000", gpus=[{"uuid": "GPU-0", "share": 0.5}])
+    os.kill(launched["pid"], signal.SIGKILL)
+    machine.boot("second")
+    machine.gpus(1, mode="no_processes", stuck_mib=60000)
+    result = machine.call("stop", id="pod/one/1", grace=0)
+    assert (result["state"], result["killed"], result["memory"]) == ("stopped", 0, {})
+
+
 def test_memory_of_a_neighbour_on_the_same_gpu_explains_itself(machine: Machine) -> None:
     machine.gpus(1, mode="no_processes")
     machine.run("pod/one/1", "sleep", "1000", gpus=[{"uuid": "GPU-0", "share": 0.5}])
