@@ -56,7 +56,7 @@ def run(
     with Host(folder, [machine]) as [started]:
         handle = SimulatedMachine(started.path)
         models = ", ".join(sorted({gpu.name for gpu in handle.gpus})) or "none"
-        say(f"{name} is up: a simulation of a machine with {gpus} GPUs ({models}). Its folder: {handle.folder}")
+        say(f"{name} is up: a simulated machine with {gpus} GPUs ({models}); its folder is {handle.folder}")
         say(f"  {handle.ssh_command}")
         say(f"  host key {handle.fingerprint}")
         say("Let podctl know it:")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import os
 import sys
 import time
@@ -157,3 +158,14 @@ def take_away(folder: str, path: str) -> None:
             os.unlink(name)  # noqa: PTH108 - lean
         except FileNotFoundError:
             continue
+
+
+def accept(listener: _socket.socket) -> tuple[_socket.socket, Any]:
+    """Accept a connection, without the public socket module, which costs memory; raises OSError."""
+    descriptor, address = listener._accept()  # type: ignore[attr-defined] # noqa: SLF001 - not in typeshed either
+    return _socket.socket(fileno=descriptor), address
+
+
+def peer(link: _socket.socket) -> int:
+    """Return the pid of the process at the other end of a Unix socket."""
+    return int.from_bytes(link.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)[:4], "little")

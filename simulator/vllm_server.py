@@ -128,8 +128,8 @@ class ApiServer:
         return run_engine(plan, self._ipc_path)
 
     def _accept_engine(self) -> None:
-        link, _ = _accept(self._ipc)
-        pid = _peer(link)
+        link, _ = vllm_process.accept(self._ipc)
+        pid = vllm_process.peer(link)
         for engine in self._engines:
             if engine.pid == pid:
                 engine.link = link
@@ -260,7 +260,7 @@ class ApiServer:
 
     def _accept_client(self) -> None:
         try:
-            client, address = _accept(self._listener)
+            client, address = vllm_process.accept(self._listener)
         except OSError:
             return
         client.setblocking(False)
@@ -445,14 +445,3 @@ class ApiServer:
             running.connection.respond_json(failure.status, failure.body)
         self._finish(identity, "abort")
         self._settle(running.connection)
-
-
-def _accept(listener: _socket.socket) -> tuple[_socket.socket, Any]:
-    """Accept a connection, without the public socket module, which costs memory; raises OSError."""
-    descriptor, address = listener._accept()  # type: ignore[attr-defined] # noqa: SLF001 - not in typeshed either
-    return _socket.socket(fileno=descriptor), address
-
-
-def _peer(link: _socket.socket) -> int:
-    """Return the pid of the process at the other end of a Unix socket."""
-    return int.from_bytes(link.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)[:4], "little")

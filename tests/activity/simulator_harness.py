@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import os
 import shlex
 import signal
 import time
@@ -60,9 +61,12 @@ async def shell(machine: SimulatedMachine, command: str) -> tuple[int | None, st
 class ModelServer:
     """A pretend vLLM that runs as the command of an SSH session."""
 
-    def __init__(self, machine: SimulatedMachine, process: asyncssh.SSHClientProcess[str], log: Path) -> None:
+    def __init__(
+        self, machine: SimulatedMachine, process: asyncssh.SSHClientProcess[str], arguments: list[str], log: Path
+    ) -> None:
         self.machine = machine
         self.process = process
+        self._arguments = tuple(arguments)
         self._log = log
 
     @property
@@ -89,6 +93,15 @@ class ModelServer:
         """Wait for the root's end: exit code, negative for a signal."""
         return (await asyncio.wait_for(self.process.wait(), PATIENCE)).returncode
 
+    async def stop(self) -> None:
+        """Send TERM to the root alone and wait for an orderly end."""
+        processes = await self.machine.processes()
+        [root] = [
+            p for p in processes if p.role == "api_server" and p.arguments[-len(self._arguments) :] == self._arguments
+        ]
+        os.kill(root.pid, signal.SIGTERM)
+        assert await self.ended() == 0
+
     async def kill(self, role: str, number: signal.Signals) -> None:
         await self.machine.signal_servers(role, number)  # type: ignore[arg-type] # a test's typo fails the test
 
@@ -96,12 +109,12 @@ class ModelServer:
 @contextlib.asynccontextmanager
 async def served(machine: SimulatedMachine, *flags: str, **environment: str) -> AsyncIterator[ModelServer]:
     """Run ``vllm serve`` with ``flags`` on the machine; its processes are the machine's, which ends them."""
-    arguments = ["vllm", "serve", MODEL, "--port", str(PORT), *flags]
+    arguments = ["serve", MODEL, "--port", str(PORT), *flags]
     variables = [f"{name}={value}" for name, value in environment.items()]
     log = machine.folder / "home" / f"server-{time.monotonic_ns()}.log"
     async with connected(machine) as connection:
-        command = f"exec env {shlex.join([*variables, *arguments])} > {shlex.quote(str(log))} 2>&1"
-        yield ModelServer(machine, await connection.create_process(command), log)
+        command = f"exec env {shlex.join([*variables, 'vllm', *arguments])} > {shlex.quote(str(log))} 2>&1"
+        yield ModelServer(machine, await connection.create_process(command), arguments, log)
 
 
 async def ask(

@@ -256,8 +256,7 @@ async def test_the_key_guards_v1_and_nothing_else(machine: SimulatedMachine, ser
         assert (await ask(machine, "GET", "/v1/models", port=8091, key="sesame"))[0] == 200
         assert (await ask(machine, "GET", "/metrics", port=8091))[0] == 200
         assert "sesame" not in guarded.log
-        guarded.process.terminate()
-        assert await guarded.ended() == 0
+        await guarded.stop()
 
 
 async def test_two_engines_of_two_workers(machine: SimulatedMachine, server: ModelServer) -> None:
@@ -274,8 +273,7 @@ async def test_two_engines_of_two_workers(machine: SimulatedMachine, server: Mod
             "VLLM::Worker_DP1_TP0",
             "VLLM::Worker_DP1_TP1",
         ]
-        wide.process.terminate()
-        assert await wide.ended() == 0
+        await wide.stop()
     assert server.process.returncode is None
     memory = await machine.gpu_memory()
     assert [memory[gpu.uuid] > 0 for gpu in machine.gpus] == [False, False, True, False]
@@ -292,8 +290,7 @@ async def test_real_flags_are_accepted(machine: SimulatedMachine) -> None:
         await accepted.logged("Application startup complete.")
         _, text = await ask(machine, "GET", "/v1/models", port=8093)
         assert [model["id"] for model in json.loads(text)["data"]] == ["one", "two"]
-        accepted.process.terminate()
-        assert await accepted.ended() == 0
+        await accepted.stop()
 
 
 @pytest.mark.parametrize(
@@ -331,8 +328,7 @@ async def test_a_stop_takes_its_files_along(machine: SimulatedMachine) -> None:
         assert {path.name.partition("_")[0] == "psm" for path in outside} == {True, False}
         assert all(path.exists() for path in outside)
         [engine] = [p for p in await machine.processes() if p.role == "engine" and p.pid not in await _engines(machine)]
-        server.process.terminate()
-        assert await server.ended() == 0
+        await server.stop()
     assert not any(path.exists() for path in outside)
     assert not process_table.is_alive(engine.pid, engine.start_time)
 
