@@ -1,6 +1,6 @@
 """Plan files: YAML as people write it, checked by the models and rules of the workflow, with the place of a mistake."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
 import yaml
@@ -117,22 +117,19 @@ def _fail(
 
 
 def _locate(root: yaml.Node, path: Sequence[str | int]) -> yaml.Node:
-    """Return the node nearest to ``path``; what is missing or is no place in the file is passed over."""
+    """Return the node nearest to ``path``, a field's at its name; what is missing or no place is passed over."""
     node = root
-    for last, part in _with_last(path):
+    name: yaml.Node | None = None
+    for part in path:
         if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
+            node, name = node.value[part], None
         elif isinstance(node, yaml.MappingNode):
             pair = next(((k, v) for k, v in node.value if k.value == part), None)
             if pair is not None:
-                # A scalar's mistake is shown where the value stands, a mapping's or unknown field's at its name.
-                key, value = pair
-                node = key if last and not isinstance(value, yaml.ScalarNode) else value
-    return node
-
-
-def _with_last(path: Sequence[str | int]) -> Iterator[tuple[bool, str | int]]:
-    return ((position == len(path) - 1, part) for position, part in enumerate(path))
+                name, node = pair
+            elif part == path[-1]:
+                name = None
+    return name or node
 
 
 def _field(path: Sequence[str | int]) -> str:

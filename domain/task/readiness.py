@@ -21,13 +21,13 @@ def drafts(state: TaskState) -> dict[str, WorkstreamDraft]:
 def missing_dependencies(state: TaskState, draft: WorkstreamDraft) -> tuple[str, ...]:
     """Return the dependencies that are neither completed nor skipped."""
     workstreams = state.workstreams
-    return tuple(name for name in draft.depends_on if workstreams[name].status not in SATISFIED)
+    return tuple([name for name in draft.depends_on if workstreams[name].status not in SATISFIED])
 
 
 def free_slots(state: TaskState) -> int:
     """Return how many more workstreams may be in progress; negative after the limit was lowered."""
-    busy = sum(ws.status is WorkstreamStatus.IN_PROGRESS for ws in state.workstreams.values())
-    return state.config.max_concurrent - busy
+    busy = [ws for ws in state.workstreams.values() if ws.status is WorkstreamStatus.IN_PROGRESS]
+    return state.config.max_concurrent - len(busy)
 
 
 def server_of(state: TaskState, draft: WorkstreamDraft) -> AttachedServer | None:

@@ -211,6 +211,9 @@ def _starts(state: TaskState, now: datetime, times: list[datetime]) -> Iterator[
     if state.phase is not Phase.WORKSTREAM_EXECUTION or state.pending_transition is not None or task_blocked(state):
         return
     slots = free_slots(state)
+    # With no slot free there is nothing to wake up for either: what frees one is a command.
+    if slots <= 0:
+        return
     asking = workstreams_asking(state)
     ready: list[Workstream] = []
     for name, draft in drafts(state).items():
@@ -225,7 +228,7 @@ def _starts(state: TaskState, now: datetime, times: list[datetime]) -> Iterator[
             ready.append(ws)
     # Stable: plan order decides among equals.
     ready.sort(key=lambda ws: _RANK[ws.priority])
-    for ws in ready[: max(0, slots)]:
+    for ws in ready[:slots]:
         yield _command(f"start/{ws.ws_id}/{ws.attempt + 1}", StartWorkstream(ws_id=ws.ws_id))
 
 

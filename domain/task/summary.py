@@ -7,11 +7,13 @@ from pydantic import JsonValue
 from domain.entity import Value
 from domain.task.models import SATISFIED, InboxKind, ServerStatus, TaskState, WorkstreamStatus
 from domain.task.readiness import drafts
-from domain.task.waits import open_matters, waits_for
+from domain.task.waits import waits_for
 
 #: Workstreams listed one by one; the Web UI is no place for five hundred lines on every change.
 _LISTED = 60
 _MEMO_REASONS = 10
+#: What Markdown would act on.
+_ESCAPES = str.maketrans({character: f"\\{character}" for character in "\\`*[]<>|#!"})
 
 
 class SearchValues(Value):
@@ -37,7 +39,7 @@ def search_values(state: TaskState) -> SearchValues:
 def needs_approval(state: TaskState) -> bool:
     """Return whether a person's yes, no or choice is what the task waits for."""
     decisions = (InboxKind.NEEDS_APPROVAL, InboxKind.WORKSTREAM_FAILED)
-    return any(matter.kind in decisions for matter in open_matters(state))
+    return any(item.kind in decisions for item in state.inbox.values())
 
 
 def progress(state: TaskState) -> tuple[int, int]:
@@ -127,4 +129,4 @@ def _words(value: str) -> str:
 def _cell(text: str) -> str:
     """Return text as it may stand in a table's cell: one line, nothing that Markdown would act on."""
     line = " ".join(text[:2_000].split())[:300]
-    return "".join(f"\\{character}" if character in "\\`*[]<>|#!" else character for character in line)
+    return line.translate(_ESCAPES)

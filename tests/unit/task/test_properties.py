@@ -208,7 +208,7 @@ tasks = st.builds(
     plan=st.integers(0, 4).flatmap(lambda number: plans() if number else st.none()),
     config=configs,
 )
-thorough = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+thorough = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def fitting_commands(state: TaskState) -> Iterator[TaskCommand]:

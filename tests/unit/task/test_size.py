@@ -1,0 +1,53 @@
+"""A task stays small enough to be carried, and never so full that it could not be ended."""
+
+from domain.entity import STATE_LIMIT
+from domain.task.commands import (
+    CancelTask,
+    CompleteWorkstream,
+    Evaluate,
+    PostMessage,
+    RequestApproval,
+    UpdateSpec,
+)
+from domain.task.models import Phase, Result
+from tests.unit.task.support import Driver, executing, plan
+
+
+def size(driver: Driver) -> int:
+    return len(driver.state.model_dump_json())
+
+
+def test_texts_are_refused_before_the_state_is_too_large_and_the_task_can_still_be_ended() -> None:
+    driver = executing({"id": "a", "description": "x" * 200_000}, "b")
+    question = RequestApproval(content="y" * 9_900)
+    while size(driver) < STATE_LIMIT - 106 * 1024:
+        driver.apply(question)
+    assert "the messages" in driver.refused("state_too_large", question)
+    assert size(driver) < STATE_LIMIT
+    driver.do(CompleteWorkstream(ws_id="b", result=Result(text="z" * 4_000)))
+    driver.do(CancelTask(reason="w" * 10_000))
+    assert driver.phase() is Phase.CANCELLED
+
+
+def test_what_only_the_history_needs_is_shed_first() -> None:
+    names = [f"w{number}" for number in range(220)]
+    driver = executing({"id": "first", "description": "x" * 200_000}, *names, max_concurrent=20)
+    driver.complete("first")
+    for name in names:
+        driver.do(CompleteWorkstream(ws_id=name, result=Result(text="z" * 4_000)))
+    assert driver.phase() is Phase.REVIEW
+    assert size(driver) < STATE_LIMIT
+    completed = [event for event in driver.events if event.type == "workstream_completed"]
+    assert len(str(completed[-1].payload)) > 4_000
+
+
+def test_thousands_of_commands_are_remembered_up_to_a_limit() -> None:
+    driver = Driver(plan("a"))
+    for number in range(5_100):
+        driver.apply(Evaluate(), command_id=f"{number:0100d}")
+    assert len(driver.state.ledger) == 5_000
+    assert size(driver) < STATE_LIMIT
+    driver.do(UpdateSpec(content="x" * 200_000))
+    for _ in range(30):
+        driver.apply(PostMessage(content="y" * 9_900))
+    assert size(driver) < STATE_LIMIT
