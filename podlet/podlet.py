@@ -1562,11 +1562,15 @@ class Stop:
     def _remove_sockets(self) -> List[str]:
         if self.record.get("kind") != "server":
             return []
+        import shutil
+
         folder = self.launch.socket_folder()
-        removed = [f"{folder}/{name}" for name in _listing(folder) if remove_file(f"{folder}/{name}")]
-        if os.path.isdir(folder):
-            os.rmdir(folder)
-        return sorted(removed)
+        left = sorted(f"{place}/{name}" for place, _, names in os.walk(folder) for name in names)
+        began = time.monotonic()
+        while os.path.isdir(folder):
+            shutil.rmtree(folder, ignore_errors=True)  # another stop of the same launch may be at it too
+            self._give_up_after(began - self.began + 5.0, f"{folder} cannot be removed")
+        return left
 
     def _progress(self, step: str, members: List[Process]) -> None:
         self.caller.send("progress", step=step, members=len(members))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
+
+from podlet import podlet
 
 PODLET = Path(__file__).parents[2] / "podlet" / "podlet.py"
 FAKE_SERVER = Path(__file__).with_name("podlet_fake_server.py")
@@ -188,6 +191,9 @@ class Machine:
             if lives(int(note.read_text())):
                 os.kill(int(note.read_text()), signal.SIGKILL)
         for path in self.root.glob("launches/*/*/*"):
+            shutil.rmtree(
+                podlet.Root(str(self.root)).launch("/".join(path.parts[-3:])).socket_folder(), ignore_errors=True
+            )
             wait_until(partial(self.is_left_alone, path), f"the supervisor of {path} is gone")
 
     # Requests
