@@ -10,8 +10,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ from pathlib import Path
 from temporalio.client import Client
 
 from podctl.connection import NoServer, connect_to, target_of
-from podctl.files import only_one
+from podctl.files import only_one_at_length
 from podctl.namespace import pollers, register_search_attributes, set_retention
 from podctl.paths import PodctlPaths
 from podctl.processes import LOOPBACK, ProcessIdentity, port_holder, start_detached
@@ -168,12 +168,9 @@ def worker_log(paths: PodctlPaths) -> Path:
     return paths.logs / "worker.log"
 
 
-@asynccontextmanager
-async def _only_one(paths: PodctlPaths) -> AsyncIterator[None]:
-    """Let one `up` or `down` of a data folder work at a time; the others wait without blocking the event loop."""
-    with ExitStack() as lock:
-        await asyncio.to_thread(lock.enter_context, only_one(paths.data / "up.lock"))
-        yield
+def _only_one(paths: PodctlPaths) -> AbstractAsyncContextManager[None]:
+    """Let one `up` or `down` of a data folder work at a time."""
+    return only_one_at_length(paths.data / "up.lock")
 
 
 def _check_same_ports(server: ServerProcess, port: int | None, ui_port: int | None) -> None:
