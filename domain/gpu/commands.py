@@ -94,15 +94,17 @@ class AcceptMemory(Value):
 class PodObserved(Value):
     """What a watch or an inspection saw: every server launch on the machine, at one moment.
 
-    ``expected`` are the launch ids that the activity was told about when it began: only one of these can be
-    called missing, for a launch that began meanwhile is not in a list made before it.
+    ``known_boot`` and ``expected`` are what the activity was told when it began, boot and launch ids: they tell how
+    old its look may be. Only an expected launch can be called missing, for one that began meanwhile is not in a list
+    made before it; and another boot than the believed one is a reboot only if the belief is still the same.
     """
 
     type: Literal["pod_observed"] = "pod_observed"
     boot: str
     launches: tuple[Observation, ...] = ()
     inventory: Inventory | None = None
-    expected: tuple[str, ...] = ()
+    known_boot: str | None
+    expected: tuple[str, ...]
     #: launch id -> last lines of its log, for launches that ended.
     log_tails: dict[str, str] = Field(default_factory=dict)
 
@@ -111,6 +113,13 @@ class PodUnreachable(Value):
     """The machine does not answer, or not as a machine that podctl can use."""
 
     type: Literal["pod_unreachable"] = "pod_unreachable"
+    reason: Text
+
+
+class InspectionFailed(Value):
+    """The inventory could not be read. Whether the machine is reachable is for the watch to say, once there is one."""
+
+    type: Literal["inspection_failed"] = "inspection_failed"
     reason: Text
 
 
@@ -176,6 +185,7 @@ Command = Annotated[
     | AcceptMemory
     | PodObserved
     | PodUnreachable
+    | InspectionFailed
     | LaunchDone
     | LaunchFailed
     | StopDone
@@ -185,7 +195,17 @@ Command = Annotated[
     Field(discriminator="type"),
 ]
 #: What activities report: facts, which cannot be refused for being inconvenient.
-Report = PodObserved | PodUnreachable | LaunchDone | LaunchFailed | StopDone | StopFailed | HolderGone | HolderTold
+Report = (
+    PodObserved
+    | PodUnreachable
+    | InspectionFailed
+    | LaunchDone
+    | LaunchFailed
+    | StopDone
+    | StopFailed
+    | HolderGone
+    | HolderTold
+)
 
 
 class Envelope(Value):

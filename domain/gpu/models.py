@@ -212,14 +212,15 @@ class GpuPodState(EntityState):
     since: datetime
     unreachable_reason: str = ""
     boot: str | None = None
-    #: Boots before this one, newest last: a report that was under way is not a second reboot.
-    previous_boots: tuple[str, ...] = ()
     inventory: Inventory | None = None
     inventory_at: datetime | None = None
     #: The inventory has to be looked at again before anything is planned on it.
     inventory_stale: bool = False
-    #: Seconds until it is looked at again while something waits for it.
+    #: Seconds until it is looked at again while something waits for it, or after a look that failed.
     recheck_seconds: float = 15.0
+    #: Why the last look at the inventory failed, and when it is tried again; empty and None when it did not.
+    inspection_problem: str = ""
+    inspect_not_before: datetime | None = None
     servers: dict[str, ModelServer] = Field(default_factory=dict)
     #: The highest counter of servers that were forgotten, or that a machine reported from an earlier life.
     counter_floor: int = 0

@@ -51,7 +51,8 @@ def waits_for(state: GpuPodState, server: ModelServer) -> str:
     if state.reachable is False:
         return f"the pod, unreachable since {state.since:%Y-%m-%d %H:%M:%S}: {state.unreachable_reason}"
     if state.inventory is None or state.inventory_stale:
-        return "a look at the machine's GPUs"
+        problem = f", which failed: {state.inspection_problem}" if state.inspection_problem else ""
+        return f"a look at the machine's GPUs{problem}"
     decisions = {waiting.name: decision for waiting, decision in _decide(state, state.inventory)}
     decision = decisions[server.name]
     return f"room: {decision.message}" if isinstance(decision, Rejected) else "its turn"

@@ -3,7 +3,16 @@
 from datetime import timedelta
 
 from domain.gpu.beliefs import merge
-from domain.gpu.commands import HolderTold, LaunchDone, LaunchFailed, PodObserved, PodUnreachable, StopDone, StopFailed
+from domain.gpu.commands import (
+    HolderTold,
+    InspectionFailed,
+    LaunchDone,
+    LaunchFailed,
+    PodObserved,
+    PodUnreachable,
+    StopDone,
+    StopFailed,
+)
 from domain.gpu.draft import Draft
 from domain.gpu.failures import classify, describe_exit, failure
 from domain.gpu.inventory import compact, differences
@@ -16,9 +25,10 @@ MEMORY_TOLERANCE_MIB = 512
 #: Seconds until a machine that something waits for is looked at again: doubled while nothing changes.
 FIRST_RECHECK_SECONDS = 15.0
 LAST_RECHECK_SECONDS = 600.0
-_BOOTS_KEPT = 5
 #: A start that the podlet refused this often, each time for a reason that a new plan should have cured, fails.
 _REFUSED_LAUNCHES = 5
+#: States in which nobody asked for an end yet.
+_MAY_SERVE = frozenset({"launching", "loading", "ready", "unhealthy", "lost"})
 #: The podlet's refusals after which nothing of the launch exists, nor ever will under its id.
 _NOT_LAUNCHED: dict[str, FailureType] = {
     "port_taken": "port_taken",
@@ -33,18 +43,20 @@ _PLAN_AGAIN = frozenset({"port_taken", "gpu_share_taken", "gpu_missing"})
 
 
 def pod_observed(draft: Draft, command: PodObserved) -> None:
-    """Take in a look at the machine. One that was under way when the machine rebooted is dropped."""
-    if command.boot in draft.state.previous_boots:
+    """Take in a look at the machine. One that may be from before the boot that is known by now is dropped."""
+    if draft.state.boot not in {command.boot, command.known_boot}:
         return
-    _reached(draft)
-    _note_boot(draft, command.boot)
     launches = {launch.id: launch for launch in command.launches if launch.kind == "server"}
+    _reached(draft)
+    _note_boot(draft, command.boot, set(command.expected) - launches.keys())
     _learn_counters(draft, launches)
     for server in list(draft.state.servers.values()):
         if not server.holds_lease or server.launch_id is None:
             continue
         seen = launches.get(server.launch_id)
-        if seen is not None and seen.state != "absent":
+        if seen is not None and seen.boot not in {None, command.boot} and server.state in _MAY_SERVE:
+            _rebooted(draft, server)
+        elif seen is not None and seen.state != "absent":
             _see(draft, server, seen, command.log_tails.get(seen.id, seen.last_line or ""))
         elif server.launch_id in command.expected:
             _missing(draft, server)
@@ -62,17 +74,26 @@ def pod_unreachable(draft: Draft, command: PodUnreachable) -> None:
     draft.emit("pod_unreachable", reason=command.reason, servers_left_alone=list(kept))
 
 
+def inspection_failed(draft: Draft, command: InspectionFailed) -> None:
+    """Note that the inventory could not be read; tried again after a growing delay while the machine answers."""
+    if draft.state.reachable is not True:
+        pod_unreachable(draft, PodUnreachable(reason=command.reason))
+        return
+    delay = draft.state.recheck_seconds
+    draft.update(
+        inspection_problem=command.reason,
+        inspect_not_before=draft.now + timedelta(seconds=delay),
+        recheck_seconds=min(delay * 2, LAST_RECHECK_SECONDS),
+    )
+    draft.emit("inspection_failed", reason=command.reason, retry_in_seconds=delay)
+
+
 def launch_done(draft: Draft, command: LaunchDone) -> None:
     """Note that a launch exists on the machine. Looks that came in meanwhile know more and win."""
     server = draft.state.server_of_launch(command.launch_id)
     if server is None or server.state != "launching":
         return
     seen = command.observation
-    if seen.boot in draft.state.previous_boots:
-        _rebooted(draft, server)
-        return
-    if seen.boot:
-        _note_boot(draft, seen.boot)
     if seen.alive and seen.exit is None:
         _loading(draft, draft.change(server, belief=merge(server.belief, seen), pid=seen.pid))
     else:
@@ -147,7 +168,7 @@ def _reached(draft: Draft) -> None:
     draft.emit("pod_reachable", unreachable_seconds=away)
 
 
-def _note_boot(draft: Draft, boot: str) -> None:
+def _note_boot(draft: Draft, boot: str, missing: set[str]) -> None:
     """Note which boot the machine is in. Of another boot's processes nothing is left."""
     before = draft.state.boot
     if before == boot:
@@ -155,19 +176,15 @@ def _note_boot(draft: Draft, boot: str) -> None:
     draft.update(boot=boot)
     if before is None:
         return
-    draft.update(
-        previous_boots=(*draft.state.previous_boots, before)[-_BOOTS_KEPT:],
-        inventory_stale=True,
-        busy_ports={},
-    )
+    draft.update(inventory_stale=True, busy_ports={})
     held = [server for server in draft.state.servers.values() if server.holds_lease]
     draft.emit("pod_rebooted", boot=boot, servers=[server.name for server in held])
     for server in held:
         if server.state == "memory_unexplained":
             after_end(draft, draft.end(server, "rebooted", _final(server)))
-        elif server.state in {"loading", "ready", "unhealthy", "lost"}:
+        elif server.state in _MAY_SERVE - {"launching"} and server.launch_id in missing:
             _rebooted(draft, server)
-        # What is being launched or stopped goes on: the podlet knows which boot a launch was made in.
+        # Of the others the podlet says which boot they were launched in. What is being stopped goes on being stopped.
 
 
 def _rebooted(draft: Draft, server: ModelServer) -> None:
@@ -199,7 +216,7 @@ def _see(draft: Draft, server: ModelServer, seen: Observation, log_tail: str) ->
             draft.emit("server_loading", by="podctl", server=server.name, launch_id=seen.id, stage=belief.stage)
     if seen.stopped is not None and seen.stopped.state == "stopped":
         _stopped(draft, server, seen.stopped)
-    elif server.state not in {"launching", "loading", "ready", "unhealthy", "lost"}:
+    elif server.state not in _MAY_SERVE:
         return  # being stopped or cleaned up: the verified stop says how it ended
     elif seen.state == "exited" or seen.exit is not None:
         _ended_by_itself(draft, server, seen, log_tail)
@@ -279,7 +296,14 @@ def _note_orphans(draft: Draft, launches: dict[str, Observation]) -> None:
 def _note_inventory(draft: Draft, inventory: Inventory) -> None:
     changes = differences(draft.state.inventory, inventory)
     recheck = FIRST_RECHECK_SECONDS if changes else min(draft.state.recheck_seconds * 2, LAST_RECHECK_SECONDS)
-    draft.update(inventory=compact(inventory), inventory_at=draft.now, inventory_stale=False, recheck_seconds=recheck)
+    draft.update(
+        inventory=compact(inventory),
+        inventory_at=draft.now,
+        inventory_stale=False,
+        recheck_seconds=recheck,
+        inspection_problem="",
+        inspect_not_before=None,
+    )
     if changes:
         draft.emit("inventory_changed", changes=list(changes))
     for server in list(draft.state.servers.values()):

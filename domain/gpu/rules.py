@@ -14,6 +14,7 @@ from domain.gpu.commands import (
     Envelope,
     HolderGone,
     HolderTold,
+    InspectionFailed,
     LaunchDone,
     LaunchFailed,
     PodInput,
@@ -111,6 +112,8 @@ def _change(draft: Draft, command: Command) -> None:  # noqa: C901, PLR0912 - on
             reports.pod_observed(draft, command)
         case PodUnreachable():
             reports.pod_unreachable(draft, command)
+        case InspectionFailed():
+            reports.inspection_failed(draft, command)
         case LaunchDone():
             reports.launch_done(draft, command)
         case LaunchFailed():
@@ -136,6 +139,8 @@ def _set_address(draft: Draft, command: SetAddress) -> None:
         since=draft.now,
         unreachable_reason="",
         inventory_stale=draft.state.inventory is not None,
+        inspection_problem="",
+        inspect_not_before=None,
     )
     draft.emit("address_changed", before=before, now=command.ssh.command,
                host_key=command.host_key if pinned_anew else "kept")  # fmt: skip

@@ -35,8 +35,9 @@ class Stop(Value):
 class Watch(Value):
     """Watch the machine; return as soon as it differs from these beliefs (``beliefs.differs``), or does not answer.
 
-    With ``reachable`` False it already counts as unreachable: return when it answers. ``expected`` goes back in the
-    report.
+    With ``reachable`` None it returns at the first answer or failure; with False it already counts as unreachable,
+    and it returns when the machine answers. ``boot`` (as ``known_boot``) and ``expected`` go back in the report.
+    One whose key is no longer listed (the address changed, the pod was removed) is cancelled and its result dropped.
     """
 
     type: Literal["watch"] = "watch"
@@ -45,17 +46,21 @@ class Watch(Value):
     boot: str | None
     #: launch id -> what was last seen of it.
     beliefs: dict[str, Belief]
-    #: Launches that servers of this pod own.
+    #: Launches of this pod's servers that must be there.
     expected: tuple[str, ...]
     #: Tasks that hold servers: looked up now and then, a closed one is reported.
     holders: tuple[str, ...]
 
 
 class Inspect(Value):
-    """Read the inventory and observe every launch. ``expected`` goes back in the report."""
+    """Read the inventory and observe every launch. ``boot`` (as ``known_boot``) and ``expected`` go back in the report.
+
+    That it cannot be done is ``InspectionFailed``.
+    """
 
     type: Literal["inspect"] = "inspect"
     key: str
+    boot: str | None
     expected: tuple[str, ...]
 
 
@@ -98,8 +103,10 @@ def next_actions(state: GpuPodState, now: datetime) -> tuple[Action, ...]:
         actions.append(_watch(state))
     if state.reachable is not False:
         inspect_at = _inspect_at(state, now)
+        if inspect_at is not None and state.inspect_not_before is not None:
+            inspect_at = max(inspect_at, state.inspect_not_before)
         if inspect_at is not None and inspect_at <= now:
-            actions.append(Inspect(key="inspect", expected=_expected(state)))
+            actions.append(Inspect(key=f"inspect/{state.address_revision}", boot=state.boot, expected=_expected(state)))
         elif inspect_at is not None:
             times.append(inspect_at)
         for server in state.servers.values():
@@ -163,7 +170,9 @@ def _watch(state: GpuPodState) -> Watch:
 
 
 def _expected(state: GpuPodState) -> tuple[str, ...]:
-    return tuple(s.launch_id for s in state.servers.values() if s.holds_lease and s.launch_id is not None)
+    """Return the launches that must be on the machine; one that is being launched may not be there yet."""
+    held = [server for server in state.servers.values() if server.holds_lease and server.state != "launching"]
+    return tuple(server.launch_id for server in held if server.launch_id is not None)
 
 
 def _inspect_at(state: GpuPodState, now: datetime) -> datetime | None:

@@ -92,7 +92,7 @@ class Pod:
         self.state, self.events = register_pod(given, self.now)
         self._commands = 0
         if look is not None:
-            self.do(PodObserved(boot=look.boot, inventory=look))
+            self.do(PodObserved(boot=look.boot, inventory=look, known_boot=None, expected=()))
 
     def do(self, command: Command, *, by: str = "ann", command_id: str | None = None) -> list[Event]:
         self._commands += 1
@@ -123,7 +123,17 @@ class Pod:
     def observe(self, *launches: Observation, boot: str = "boot-1", **fields: Any) -> list[Event]:
         """A complete look, by an activity that knew of everything the pod holds."""
         expected = tuple(s.launch_id for s in self.state.servers.values() if s.holds_lease and s.launch_id)
-        return self.do(PodObserved(**{"boot": boot, "launches": launches, "expected": expected, **fields}))
+        return self.do(
+            PodObserved(
+                **{
+                    "boot": boot,
+                    "launches": launches,
+                    "known_boot": self.state.boot,
+                    "expected": expected,
+                    **fields,
+                }
+            )
+        )
 
     def ready(self, name: str = "qwen", **fields: Any) -> list[Event]:
         """Bring a server from launching to ready; every other one of the pod stays as it is."""
@@ -131,7 +141,17 @@ class Pod:
         return self.observe_one(running(self.launch_id(name), ready=True, **fields))
 
     def observe_one(self, launch: Observation, **fields: Any) -> list[Event]:
-        return self.do(PodObserved(**{"boot": "boot-1", "launches": (launch,), **fields}))
+        return self.do(
+            PodObserved(
+                **{
+                    "boot": "boot-1",
+                    "launches": (launch,),
+                    "known_boot": self.state.boot,
+                    "expected": (launch.id,),
+                    **fields,
+                }
+            )
+        )
 
     def server(self, name: str = "qwen") -> ModelServer:
         return self.state.servers[name]

@@ -75,7 +75,7 @@ def test_nothing_is_planned_on_an_old_look() -> None:
     pod.start()
     assert pod.server().state == "pending"
     assert waits_for(pod.state, pod.server()) == "a look at the machine's GPUs"
-    assert list(pod.actions()) == ["watch/0", "inspect"]
+    assert list(pod.actions()) == ["watch/0", "inspect/0"]
     pod.observe(inventory=inventory(1, foreign=[0]))
     assert pod.server().state == "pending"
     assert "somebody else" in waits_for(pod.state, pod.server())
@@ -96,7 +96,7 @@ def test_who_waits_for_somebody_elses_process_looks_again_less_and_less_often() 
     waits = []
     for _ in range(8):
         waited = 0
-        while "inspect" not in pod.actions():
+        while "inspect/0" not in pod.actions():
             pod.later(1)
             waited += 1
         waits.append(waited)

@@ -1,8 +1,17 @@
 import pytest
 
-from domain.gpu.commands import LaunchDone, LaunchFailed, PodObserved, PodUnreachable, StopFailed, StopServer
+from domain.gpu.commands import (
+    InspectionFailed,
+    LaunchDone,
+    LaunchFailed,
+    PodObserved,
+    PodUnreachable,
+    StopFailed,
+    StopServer,
+)
 from domain.gpu.models import Failure, shown_state
 from domain.gpu.observation import Exit, Gpu, GpuShare, MemoryReading
+from domain.gpu.queue import waits_for
 from tests.unit.gpu.pod import Pod, exited, inventory, request, running, stopped, types
 
 LAUNCH = "box/qwen/1"
@@ -170,7 +179,7 @@ def test_a_lost_one_is_verified_by_a_stop() -> None:
 
 def test_a_list_made_before_the_launch_does_not_miss_it() -> None:
     pod = ready_pod()
-    assert pod.do(PodObserved(boot="boot-1", launches=(), expected=())) == []
+    assert pod.do(PodObserved(boot="boot-1", known_boot="boot-1", expected=())) == []
     assert pod.server().state == "ready"
 
 
@@ -202,7 +211,7 @@ def test_gpus_that_are_not_as_believed_are_looked_at_again(code: str) -> None:
     pod.start()
     pod.do(LaunchFailed(launch_id=LAUNCH, code=code, message="GPU-0"))
     assert pod.server().state == "pending"
-    assert list(pod.actions()) == ["watch/0", "inspect"]
+    assert list(pod.actions()) == ["watch/0", "inspect/0"]
     pod.observe(inventory=inventory(1))
     assert pod.launch_id() == "box/qwen/2"
 
@@ -277,7 +286,7 @@ def test_memory_that_comes_back_later_releases_the_lease() -> None:
     assert pod.server().state == "memory_unexplained"
     assert "wake" in pod.actions()
     pod.later(15)
-    assert "inspect" in pod.actions()
+    assert "inspect/0" in pod.actions()
 
     def look(used: int | None) -> list[str]:
         gpu = Gpu(index=0, uuid="GPU-0", name="NVIDIA H100", memory_total_mib=81_559, memory_used_mib=used)
@@ -300,7 +309,7 @@ def test_a_reboot_ends_what_ran_and_frees_its_gpus() -> None:
     assert types(events) == ["pod_rebooted", "server_failed", "lease_released"]
     assert failure_of(pod).type == "machine_rebooted"
     assert pod.server().finished
-    assert "inspect" in pod.actions()
+    assert "inspect/0" in pod.actions()
 
 
 def test_a_reboot_leaves_launches_and_stops_under_way_to_the_podlet() -> None:
@@ -330,28 +339,37 @@ def test_a_look_from_before_the_reboot_is_not_another_reboot() -> None:
     pod.observe(boot="boot-2", inventory=inventory(1, boot="boot-2"))
     pod.start()
     pod.do(LaunchDone(launch_id=LAUNCH, observation=running(LAUNCH, boot="boot-2")))
-    assert pod.observe(boot="boot-1") == []
+    assert pod.observe(boot="boot-1", known_boot="boot-1") == []
     assert pod.server().state == "loading"
+    assert pod.state.boot == "boot-2"
 
 
-def test_a_launch_whose_reply_comes_after_the_reboot_is_gone() -> None:
+def test_a_look_that_was_under_way_since_before_the_first_contact_is_dropped() -> None:
+    pod = Pod(inventory(1, boot="boot-2"))
+    assert pod.observe(boot="boot-1", known_boot=None, inventory=inventory(2)) == []
+    assert pod.state.boot == "boot-2"
+    assert types(pod.observe(boot="boot-3", known_boot="boot-2")) == ["pod_rebooted"]
+
+
+def test_a_launch_whose_reply_comes_after_the_reboot_is_found_gone() -> None:
     pod = Pod(inventory(1))
     pod.start()
     pod.observe(boot="boot-2")
-    events = pod.do(LaunchDone(launch_id=LAUNCH, observation=running(LAUNCH, boot="boot-1")))
+    pod.do(LaunchDone(launch_id=LAUNCH, observation=running(LAUNCH, boot="boot-1")))
+    events = pod.observe(exited(LAUNCH, boot="boot-1", exit={"unknown": True}), boot="boot-2")
     assert types(events) == ["server_failed", "lease_released"]
     assert failure_of(pod).type == "machine_rebooted"
 
 
-def test_a_launch_that_shows_a_reboot_first() -> None:
+def test_a_launch_made_right_after_the_reboot_lives() -> None:
     pod = Pod(inventory(2))
     pod.start("old")
     pod.ready("old")
     pod.start("new")
     pod.do(LaunchDone(launch_id="box/new/1", observation=running("box/new/1", boot="boot-2")))
+    old = exited("box/old/1", exit={"unknown": True})
+    pod.observe(old, running("box/new/1", boot="boot-2", ready=True), boot="boot-2")
     assert pod.server("old").state == "failed"
-    assert pod.server("new").state == "loading"
-    assert pod.observe(running("box/new/1", boot="boot-2", ready=True), boot="boot-2")
     assert pod.server("new").state == "ready"
 
 
@@ -382,6 +400,23 @@ def test_back_from_unreachable_it_is_ready_as_before() -> None:
     pod.observe(running(LAUNCH, ready=True))
     assert shown_state(pod.state, pod.server()) == "ready"
     assert pod.server().counter == 1
+
+
+def test_an_inspection_that_fails_while_the_machine_answers_is_tried_again_later() -> None:
+    pod = Pod()
+    pod.start()
+    assert types(pod.do(InspectionFailed(reason="connection refused"))) == ["pod_unreachable"]
+    pod.observe()
+    events = pod.do(InspectionFailed(reason="nvidia-smi hangs"))
+    assert types(events) == ["inspection_failed"]
+    assert pod.state.reachable is True
+    assert list(pod.actions()) == ["watch/0", "wake"]
+    assert "which failed: nvidia-smi hangs" in waits_for(pod.state, pod.server())
+    pod.later(15)
+    assert list(pod.actions()) == ["watch/0", "inspect/0"]
+    pod.observe(inventory=inventory(1))
+    assert pod.server().state == "launching"
+    assert pod.state.inspection_problem == ""
 
 
 # --- launches that nobody owns

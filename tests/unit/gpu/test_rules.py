@@ -57,7 +57,7 @@ def test_the_machine_moves() -> None:
     }
     assert address(pod.state).host_key == key
     assert pod.state.reachable is None
-    assert list(pod.actions()) == ["watch/1", "inspect", "launch/box/qwen/1"]
+    assert list(pod.actions()) == ["watch/1", "inspect/1", "launch/box/qwen/1"]
     pod.do(SetAddress(ssh=parse_ssh("root@198.51.100.9"), host_key="ssh-ed25519 BBBB"))
     assert address(pod.state).host_key == "ssh-ed25519 BBBB"
 

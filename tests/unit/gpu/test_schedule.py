@@ -26,12 +26,12 @@ def sees_news(pod: Pod, *launches: Observation) -> bool:
 
 def test_a_new_pod_is_looked_at_before_it_is_watched() -> None:
     pod = Pod()
-    assert list(pod.actions()) == ["inspect"]
+    assert list(pod.actions()) == ["inspect/0"]
     pod.do(PodUnreachable(reason="connection refused"))
     assert list(pod.actions()) == ["watch/0"]
     assert watch_of(pod).reachable is False
     pod.observe()
-    assert list(pod.actions()) == ["watch/0", "inspect"]
+    assert list(pod.actions()) == ["watch/0", "inspect/0"]
 
 
 def test_a_healthy_pod_is_watched_and_nothing_else_for_ever() -> None:
@@ -146,7 +146,9 @@ def test_the_watch_knows_who_holds_servers() -> None:
     pod.attach("one", "a")
     pod.attach("one", "b")
     assert watch_of(pod).holders == ("one", "two")
-    assert watch_of(pod).expected == ("box/a/1", "box/b/1")
+    assert watch_of(pod).expected == ()
+    pod.launched("a")
+    assert watch_of(pod).expected == ("box/a/1",)
 
 
 def test_a_removed_pod_is_settled_when_its_holders_know() -> None:
