@@ -1,7 +1,7 @@
 """What people decide: answers to questions, and approvals of whatever it is that waits."""
 
 from domain.errors import Rejected
-from domain.task import lifecycle, messages, serving, work
+from domain.task import documents, lifecycle, messages, serving, work
 from domain.task.change import Change, check_length
 from domain.task.commands import (
     Approve,
@@ -142,11 +142,11 @@ def _resume(change: Change, ws_id: str) -> None:
 
 def _approve_gate(change: Change, gate: Gate, command: Approve) -> None:
     if gate == "spec":
-        lifecycle.approve_spec(change, ApproveSpec(revision=command.revision, comment=command.comment))
+        documents.approve_spec(change, ApproveSpec(revision=command.revision, comment=command.comment))
     elif gate == "plan":
-        lifecycle.approve_plan(change, ApprovePlan(revision=command.revision, comment=command.comment))
+        documents.approve_plan(change, ApprovePlan(revision=command.revision, comment=command.comment))
     else:
-        lifecycle.approve_review(change, ApproveReview(revision=command.revision, comment=command.comment))
+        documents.approve_review(change, ApproveReview(revision=command.revision, comment=command.comment))
 
 
 def _reject_gate(change: Change, gate: Gate, comment: str) -> None:

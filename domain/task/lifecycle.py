@@ -1,47 +1,30 @@
-"""Spec, plan, review and the phases between them: the table of moves and their guards."""
+"""The phases of a task: the table of moves, their guards, and what each move entails."""
 
 from collections.abc import Callable
 
-from pydantic import JsonValue
-
 from domain.errors import Rejected
-from domain.task import messages, serving, work
+from domain.task import documents, messages, serving, work
 from domain.task.change import Change, check_length
 from domain.task.commands import (
-    ApprovePlan,
-    ApproveReview,
-    ApproveSpec,
     CancelTask,
     ChangeConfig,
-    CreateWorkstream,
     RequestTransition,
-    UpdatePlan,
-    UpdateSpec,
 )
 from domain.task.models import (
     SCHEDULER,
     SETTLED,
-    Approval,
     ApprovalRequest,
     GateMode,
     Hold,
     Message,
     PendingTransition,
     Phase,
-    Plan,
-    PlanDraft,
     Review,
-    Spec,
     TaskState,
-    Workstream,
     WorkstreamStatus,
     digest,
 )
-from domain.task.plan_rules import check_plan
-from domain.task.waits import Gate, all_settled, gate_object
-
-#: Bytes of a spec's content, requirements and acceptance criteria together.
-SPEC_LIMIT = 256 * 1024
+from domain.task.waits import all_settled
 
 _BACKWARD = frozenset(
     {
@@ -50,185 +33,6 @@ _BACKWARD = frozenset(
         (Phase.REVIEW, Phase.WORKSTREAM_EXECUTION),
     }
 )
-
-
-# -- spec and plan ------------------------------------------------------------------------------------------------
-
-
-def update_spec(change: Change, command: UpdateSpec) -> None:
-    """Write the spec as its next revision; an approval of the old one ends."""
-    spec = change.state.spec
-    _check_base("spec", command.base_revision, spec.revision)
-    parts = [command.content, *command.requirements, *command.acceptance_criteria]
-    whole = "\0".join(parts)
-    check_length("the spec", whole, SPEC_LIMIT, "put the bulk into a file that the workstreams can read and name it")
-    change.set(
-        spec=Spec(
-            content=command.content,
-            requirements=command.requirements,
-            acceptance_criteria=command.acceptance_criteria,
-            revision=spec.revision + 1,
-            digest=digest(whole.encode()),
-            updated_by=change.by,
-            updated_at=change.now,
-        ),
-        hold=None,
-    )
-    spec = change.state.spec
-    change.emit("spec_updated", revision=spec.revision, digest=spec.digest, bytes=len(whole.encode()))
-
-
-def update_plan(change: Change, command: UpdatePlan) -> None:
-    """Write the plan as its next revision; an approval of the old one ends."""
-    revision = 0 if change.state.plan is None else change.state.plan.revision
-    _check_base("plan", command.base_revision, revision)
-    _write_plan(change, check_plan(command.plan), approval=None)
-    change.set(hold=None)
-
-
-def create_workstream(change: Change, command: CreateWorkstream) -> None:
-    """Add one workstream to the plan. While the plan is carried out it keeps its approval and goes on."""
-    plan = change.state.plan
-    if plan is None:
-        raise Rejected("plan_empty", "there is no plan to add a workstream to; write one with update_plan")
-    draft = PlanDraft(
-        summary=plan.summary,
-        model_servers=tuple(plan.model_servers.values()),
-        workstreams=(*plan.workstreams.values(), command.workstream),
-    )
-    running = change.state.phase is Phase.WORKSTREAM_EXECUTION
-    _write_plan(change, check_plan(draft), approval=plan.approval if running else None)
-    change.set(hold=None)
-    if running:
-        _materialise(change)
-        work.reblock(change)
-        serving.want_servers(change)
-
-
-def _write_plan(change: Change, plan: Plan, approval: Approval | None) -> None:
-    before = change.state.plan
-    plan = plan.model_copy(
-        update={
-            "revision": 1 if before is None else before.revision + 1,
-            "created_by": change.by if before is None else before.created_by,
-            "updated_by": change.by,
-            "updated_at": change.now,
-            "approval": approval,
-        }
-    )
-    known = {} if before is None else before.workstreams
-    # A result is of what was asked: a workstream that says something else now is to be done again.
-    redone = [
-        name
-        for name, draft in plan.workstreams.items()
-        if name in change.state.workstreams
-        and (draft.description, draft.executor) != (known[name].description, known[name].executor)
-    ]
-    dropped = change.state.workstreams.keys() - plan.workstreams.keys()
-    attempts = {name: change.state.workstreams[name].attempt for name in (*dropped, *redone)}
-    change.set(
-        plan=plan,
-        workstreams={n: ws for n, ws in change.state.workstreams.items() if n not in attempts},
-        dropped_attempts={**change.state.dropped_attempts, **{n: a for n, a in attempts.items() if a}},
-    )
-    messages.close_approvals(
-        change, "the plan no longer has this workstream as it was", lambda m: m.workstream_id in attempts
-    )
-    change.emit(
-        "plan_updated",
-        revision=plan.revision,
-        digest=plan.digest,
-        summary=plan.summary[:1_000],
-        workstreams=list(plan.workstreams),
-        model_servers=list(plan.model_servers),
-        to_be_redone=[*redone],
-    )
-
-
-def _check_base(what: str, base: int | None, current: int) -> None:
-    if base is not None and base != current:
-        raise Rejected(
-            "stale_revision",
-            f"this edit is of {what} revision {base}, but the {what} is at revision {current}; read that one, put your "
-            "changes into it and send them again",
-        )
-
-
-# -- approvals of gates -------------------------------------------------------------------------------------------
-
-
-def approve_spec(change: Change, command: ApproveSpec) -> None:
-    """Approve the spec: it has content, and it is the revision that was read."""
-    _check_gate_phase(change.state, "spec")
-    if not change.state.spec.content.strip():
-        raise Rejected("spec_empty", "the spec has no content yet; write it before it is approved")
-    _approve(change, "spec", command.revision, command.comment)
-
-
-def approve_plan(change: Change, command: ApprovePlan) -> None:
-    """Approve the plan: it has workstreams, and it is the revision that was read."""
-    _check_gate_phase(change.state, "plan")
-    _check_plan_not_empty(change.state)
-    _approve(change, "plan", command.revision, command.comment)
-
-
-def approve_review(change: Change, command: ApproveReview) -> None:
-    """Accept the finished work."""
-    _check_gate_phase(change.state, "review")
-    _approve(change, "review", command.revision, command.comment)
-
-
-_GATE_PHASE: dict[Gate, Phase] = {
-    "spec": Phase.SPEC_CLARIFICATION,
-    "plan": Phase.PLANNING,
-    "review": Phase.REVIEW,
-}
-
-
-def _check_gate_phase(state: TaskState, gate: Gate) -> None:
-    subject = None if gate == "plan" and state.plan is None else gate_object(state, gate)
-    if subject is not None and subject.approval is not None:
-        approval = subject.approval
-        raise Rejected(
-            "already_approved",
-            f"{gate} revision {approval.revision} was already approved by {approval.by} at "
-            f"{approval.at:%Y-%m-%d %H:%M} UTC",
-        )
-    if state.phase is not _GATE_PHASE[gate]:
-        raise Rejected(
-            "invalid_phase",
-            f"the {gate} is approved in phase {_GATE_PHASE[gate].value}, and the task is in {state.phase.value}",
-        )
-
-
-def _approve(change: Change, gate: Gate, revision: int | None, comment: str) -> None:
-    subject = gate_object(change.state, gate)
-    if revision is not None and revision != subject.revision:
-        raise Rejected(
-            "stale_revision",
-            f"this approves {gate} revision {revision}, but the {gate} is at revision {subject.revision}; read that "
-            "one and approve it",
-        )
-    check_length("the comment", comment, messages.MESSAGE_LIMIT, "post a longer one as messages")
-    approval = Approval(
-        by=change.by,
-        at=change.now,
-        revision=subject.revision,
-        digest=subject.digest,
-        revision_named=revision is not None,
-        comment=comment,
-    )
-    change.set(**{gate: subject.model_copy(update={"approval": approval, "rejection": None})}, hold=None)
-    payload: dict[str, JsonValue] = {"revision": subject.revision, "digest": subject.digest}
-    change.emit(f"{gate}_approved", **payload, revision_named=approval.revision_named, comment=comment)
-
-
-def _check_plan_not_empty(state: TaskState) -> None:
-    if state.plan is None or not state.plan.workstreams:
-        raise Rejected("plan_empty", "the plan has no workstreams; give it at least one before it is approved")
-
-
-# -- phases -------------------------------------------------------------------------------------------------------
 
 
 def _guard_planning(state: TaskState) -> None:
@@ -242,7 +46,7 @@ def _guard_planning(state: TaskState) -> None:
 
 
 def _guard_execution(state: TaskState) -> None:
-    _check_plan_not_empty(state)
+    documents.check_plan_not_empty(state)
     if state.plan is None or state.plan.approval is None:
         raise Rejected("plan_not_approved", f"the plan is not approved: podctl signal approve-plan {state.task_id}")
 
@@ -438,7 +242,7 @@ def _enter_execution(change: Change, before: Phase) -> None:
         for ws in change.state.workstreams.values()
         if ws.status is WorkstreamStatus.FAILED
     )
-    _materialise(change)
+    work.materialise(change)
     work.reblock(change)
     serving.want_servers(change)
 
@@ -471,27 +275,3 @@ def _clear_plan_approval(change: Change) -> None:
     plan = change.state.plan
     if plan is not None:
         change.set(plan=plan.model_copy(update={"approval": None, "rejection": None}))
-
-
-def _materialise(change: Change) -> None:
-    """Make the plan's workstreams real: those already there keep what they have reached. Plan order."""
-    state = change.state
-    if state.plan is None:
-        return
-    workstreams: dict[str, Workstream] = {}
-    for name, draft in state.plan.workstreams.items():
-        known = state.workstreams.get(name)
-        if known is None:
-            attempt = state.dropped_attempts.get(name, 0)
-            known = Workstream(ws_id=name, priority=draft.priority, attempt=attempt)
-            change.emit(
-                "workstream_created",
-                workstream=name,
-                title=draft.title,
-                depends_on=list(draft.depends_on),
-                executor=draft.executor.type,
-                priority=draft.priority.value,
-            )
-        workstreams[name] = known
-    dropped = {n: a for n, a in state.dropped_attempts.items() if n not in workstreams}
-    change.set(workstreams=workstreams, dropped_attempts=dropped)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from domain.entity import ACCEPTED, Event, Value
 from domain.errors import Rejected
-from domain.task import commands, decisions, inbox, lifecycle, messages, serving, work
+from domain.task import commands, decisions, documents, inbox, lifecycle, messages, serving, work
 from domain.task.change import Change
 from domain.task.commands import Envelope, UpdatePlan, UpdateSpec
 from domain.task.models import FINAL_PHASES, Phase, TaskInput, TaskState
@@ -27,14 +27,14 @@ class Rule(NamedTuple):
 
 
 RULES: dict[type[Value], Rule] = {
-    commands.UpdateSpec: Rule(lifecycle.update_spec, frozenset({Phase.SPEC_CLARIFICATION}), growing=True),
+    commands.UpdateSpec: Rule(documents.update_spec, frozenset({Phase.SPEC_CLARIFICATION}), growing=True),
     commands.UpdatePlan: Rule(
-        lifecycle.update_plan, frozenset({Phase.SPEC_CLARIFICATION, Phase.PLANNING}), growing=True
+        documents.update_plan, frozenset({Phase.SPEC_CLARIFICATION, Phase.PLANNING}), growing=True
     ),
     # Approving in the wrong phase says more than 'wrong phase' where it has already happened: checked there.
-    commands.ApproveSpec: Rule(lifecycle.approve_spec, _LIVE),
-    commands.ApprovePlan: Rule(lifecycle.approve_plan, _LIVE),
-    commands.ApproveReview: Rule(lifecycle.approve_review, _LIVE),
+    commands.ApproveSpec: Rule(documents.approve_spec, _LIVE),
+    commands.ApprovePlan: Rule(documents.approve_plan, _LIVE),
+    commands.ApproveReview: Rule(documents.approve_review, _LIVE),
     commands.Approve: Rule(decisions.approve, _LIVE),
     commands.Reject: Rule(decisions.reject, _LIVE),
     commands.RequestTransition: Rule(lifecycle.request_transition, _LIVE),
@@ -44,7 +44,7 @@ RULES: dict[type[Value], Rule] = {
     commands.CancelTask: Rule(lifecycle.cancel_task, _LIVE),
     commands.Evaluate: Rule(lambda change, _: lifecycle.evaluate(change), _LIVE),
     commands.CreateWorkstream: Rule(
-        lifecycle.create_workstream, frozenset({Phase.PLANNING, Phase.WORKSTREAM_EXECUTION}), growing=True
+        documents.create_workstream, frozenset({Phase.PLANNING, Phase.WORKSTREAM_EXECUTION}), growing=True
     ),
     commands.StartWorkstream: Rule(work.start_workstream, _EXECUTION),
     commands.CompleteWorkstream: Rule(work.complete_workstream, _EXECUTION),
@@ -101,9 +101,9 @@ def create_task(task: TaskInput, now: datetime) -> tuple[TaskState, tuple[Event,
     change = Change(state, command_id=task.command_id, by=task.by, now=now)
     change.emit("task_created", task=task.task_id, title=task.title, config=task.config.model_dump(mode="json"))
     if task.spec is not None:
-        lifecycle.update_spec(change, UpdateSpec(content=task.spec))
+        documents.update_spec(change, UpdateSpec(content=task.spec))
     if task.plan is not None:
-        lifecycle.update_plan(change, UpdatePlan(plan=task.plan))
+        documents.update_plan(change, UpdatePlan(plan=task.plan))
     return _finish(change, growing=True)
 
 

@@ -102,7 +102,7 @@ class _WorkstreamResult(_Payload):
     comment: str = ""
 
     def command(self) -> TaskCommand:
-        result = Result(text=self.result, artifacts=self.artifacts)
+        result = Result(text=self.result or self.comment, artifacts=self.artifacts)
         if self.status == "completed":
             return CompleteWorkstream(ws_id=self.workstream, attempt=self.attempt, result=result)
         error = self.comment or self.result or "reported as failed, without a reason"

@@ -128,11 +128,11 @@ def open_matters(state: TaskState) -> Iterator[Matter]:
 def _gate_matters(state: TaskState) -> Iterator[Matter]:
     task = state.task_id
     if state.phase is Phase.SPEC_CLARIFICATION and not state.spec.content.strip():
-        command = f"podctl spec edit {task}"
-        yield Matter("write/spec", InboxKind.BLOCKER_RAISED, "the task has no spec yet", command)
+        text = "the task has no spec yet: write one (update_spec), or begin anew with it"
+        yield Matter("write/spec", InboxKind.BLOCKER_RAISED, text, "podctl task create TITLE --spec FILE")
     if state.phase is Phase.PLANNING and (state.plan is None or not state.plan.workstreams):
-        command = f"podctl plan edit {task}"
-        yield Matter("write/plan", InboxKind.BLOCKER_RAISED, "the task has no plan yet", command)
+        text = "the task has no plan yet: write one (update_plan), or begin anew with it"
+        yield Matter("write/plan", InboxKind.BLOCKER_RAISED, text, "podctl task create TITLE --plan FILE")
     gate = waiting_gate(state)
     if gate is None:
         return
@@ -155,7 +155,7 @@ def _message_matter(state: TaskState, message: Message) -> Matter:
     approval = message.approval
     if approval is None:
         kind = InboxKind.QUESTION_ASKED if message.type == "question" else InboxKind.BLOCKER_RAISED
-        command = f"podctl signal message {state.task_id}"
+        command = f"podctl signal message {state.task_id} 'ANSWER' --reply-to {message.message_id}"
         text = f"{message.type} {message.message_id} from {message.author}: {preview(message.content)}"
     else:
         failed = approval.subject == "workstream_failed"
@@ -193,7 +193,11 @@ def _work(state: TaskState) -> Iterator[str]:
         waiting.append(
             f"{_list(users)} wait{'s' if len(users) == 1 else ''} for model server {name} on pod {server.pod} "
             f"({server.status.replace('_', ' ')}{': ' + preview(server.detail) if server.detail else ''}): "
-            + (f"podctl pods show {server.pod}" if server.status in _NOT_STARTED else f"podctl logs {name} -f")
+            + (
+                f"podctl pods show {server.pod}"
+                if server.status in _NOT_STARTED
+                else f"podctl logs {name} -f --pod {server.pod}"
+            )
         )
     yield from _some(under_way)
     yield from _some(waiting)

@@ -116,8 +116,8 @@ def complete_workstream(change: Change, command: CompleteWorkstream) -> None:
     workstream = change.workstream(command.ws_id)
     if not (workstream.status is WorkstreamStatus.FAILED and command.attempt is None):
         _check_under_way(workstream, command.attempt)
-    _check_result(command.result)
-    _end_run(change, workstream, command.result)
+    result = _checked(command.result)
+    _end_run(change, workstream, result)
     change.update_workstream(
         command.ws_id,
         status=WorkstreamStatus.COMPLETED,
@@ -125,7 +125,7 @@ def complete_workstream(change: Change, command: CompleteWorkstream) -> None:
         run=None,
         completed_at=change.now,
         completed_by=change.by,
-        result=command.result,
+        result=result,
         error=None,
     )
     change.emit(
@@ -133,7 +133,7 @@ def complete_workstream(change: Change, command: CompleteWorkstream) -> None:
         workstream=command.ws_id,
         title=drafts(change.state)[command.ws_id].title,
         attempt=workstream.attempt,
-        result=command.result.model_dump(mode="json", exclude_none=True),
+        result=result.model_dump(mode="json", exclude_none=True),
     )
     _settled(change, command.ws_id, "completed")
     if workstream.by_hand or workstream.status is WorkstreamStatus.FAILED:
@@ -144,13 +144,13 @@ def fail_workstream(change: Change, command: FailWorkstream) -> None:
     """Take a failure: it is tried again after a growing delay if nothing took effect, else a person decides."""
     workstream = change.workstream(command.ws_id)
     _check_under_way(workstream, command.attempt)
-    check_length("the error", command.error, RESULT_LIMIT, "name a file that holds the rest")
-    _check_result(command.result)
+    error = _end(command.error)
+    result = None if command.result is None else _checked(command.result)
     delays = change.state.config.failure_cooldown_seconds
     if not command.recoverable or workstream.by_hand or workstream.automatic_retries >= len(delays):
-        _give_up(change, workstream, command.error, command.result)
+        _give_up(change, workstream, error, result)
         return
-    _end_run(change, workstream, command.result)
+    _end_run(change, workstream, result)
     until = change.now + timedelta(seconds=delays[workstream.automatic_retries])
     change.update_workstream(
         command.ws_id,
@@ -158,14 +158,14 @@ def fail_workstream(change: Change, command: FailWorkstream) -> None:
         run=None,
         automatic_retries=workstream.automatic_retries + 1,
         cooldown_until=until,
-        error=command.error,
-        result=command.result,
+        error=error,
+        result=result,
     )
     change.emit(
         "workstream_failed",
         workstream=command.ws_id,
         attempt=workstream.attempt,
-        error=command.error,
+        error=error,
         recoverable=True,
         retry_at=until.isoformat(),
     )
@@ -323,6 +323,30 @@ def reblock(change: Change) -> None:
         change.emit("workstreams_unblocked", workstreams=[*unblocked])
 
 
+def materialise(change: Change) -> None:
+    """Make the plan's workstreams real: those already there keep what they have reached. Plan order."""
+    state = change.state
+    if state.plan is None:
+        return
+    workstreams: dict[str, Workstream] = {}
+    for name, draft in state.plan.workstreams.items():
+        known = state.workstreams.get(name)
+        if known is None:
+            attempt = state.dropped_attempts.get(name, 0)
+            known = Workstream(ws_id=name, priority=draft.priority, attempt=attempt)
+            change.emit(
+                "workstream_created",
+                workstream=name,
+                title=draft.title,
+                depends_on=list(draft.depends_on),
+                executor=draft.executor.type,
+                priority=draft.priority.value,
+            )
+        workstreams[name] = known
+    dropped = {n: a for n, a in state.dropped_attempts.items() if n not in workstreams}
+    change.set(workstreams=workstreams, dropped_attempts=dropped)
+
+
 def _waiting_dependents(change: Change, roots: list[str]) -> list[str]:
     """Return what depends on ``roots``, directly or over others that wait, and waits itself; in plan order."""
     if not roots:
@@ -345,7 +369,7 @@ def _waiting_dependents(change: Change, roots: list[str]) -> list[str]:
 def _give_up(
     change: Change, workstream: Workstream, error: str, result: Result | None, *, interrupted: bool = False
 ) -> None:
-    error = error[:RESULT_LIMIT]
+    error = _end(error)
     _end_run(change, workstream, result)
     change.update_workstream(
         workstream.ws_id,
@@ -411,11 +435,17 @@ def _check_under_way(workstream: Workstream, attempt: int | None) -> None:
         )
 
 
-def _check_result(result: Result | None) -> None:
-    if result is None:
-        return
+def _checked(result: Result) -> Result:
+    """Return a result that is small enough. A machine's is cut, since its refusal would help nobody."""
+    if result.run is not None:
+        return result.model_copy(update={"text": _end(result.text)})
     check_length("the result", result.text, RESULT_LIMIT, "put it into a file and name it as an artifact")
     if len(result.artifacts) > ARTIFACTS_LIMIT:
         raise Rejected("content_too_long", f"{len(result.artifacts)} artifacts, the limit is {ARTIFACTS_LIMIT}")
     for artifact in result.artifacts:
         check_length("an artifact's name", artifact, ARTIFACT_LENGTH_LIMIT, "name a folder that holds them")
+    return result
+
+
+def _end(text: str) -> str:
+    return text.encode()[-RESULT_LIMIT:].decode(errors="ignore")

@@ -77,13 +77,13 @@ def test_an_empty_spec_or_plan_cannot_be_approved() -> None:
     driver.refused("spec_empty", ApproveSpec())
     driver.do(UpdateSpec(content=" \n "))
     driver.refused("spec_empty", ApproveSpec())
-    assert waits_for(driver.state) == ["the task has no spec yet: podctl spec edit t1"]
+    assert waits_for(driver.state)[0].startswith("the task has no spec yet")
     driver.do(UpdateSpec(content="build it"))
     driver.do(ApproveSpec())
     driver.refused("plan_empty", ApprovePlan())
     driver.do(UpdatePlan(plan=plan()))
     driver.refused("plan_empty", ApprovePlan())
-    assert waits_for(driver.state) == ["the task has no plan yet: podctl plan edit t1"]
+    assert waits_for(driver.state)[0].startswith("the task has no plan yet")
 
 
 def test_an_approval_too_early_or_twice_is_refused() -> None:

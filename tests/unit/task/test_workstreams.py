@@ -253,11 +253,22 @@ def test_reports_and_decisions_need_a_fitting_status() -> None:
         CompleteWorkstream(ws_id="a", result=Result(text="x" * 4097)),
         CompleteWorkstream(ws_id="a", result=Result(artifacts=("x",) * 101)),
         CompleteWorkstream(ws_id="a", result=Result(artifacts=("x" * 1001,))),
-        FailWorkstream(ws_id="a", error="x" * 4097),
+        FailWorkstream(ws_id="a", error="x", result=Result(text="x" * 4097)),
     ],
 )
 def test_a_result_is_small(report: CompleteWorkstream | FailWorkstream) -> None:
     executing("a").refused("content_too_long", report)
+
+
+def test_what_a_machine_reports_is_cut_not_refused() -> None:
+    driver = executing(command("a"))
+    garbled = Result(text="\N{REPLACEMENT CHARACTER}" * 4096 + "the end", run=RunResult(exit_code=1))
+    driver.do(FailWorkstream(ws_id="a", attempt=1, error="x" * 10_000, result=garbled))
+    kept = driver.state.workstreams["a"]
+    assert kept.result is not None
+    assert kept.result.text.endswith("the end")
+    assert len(kept.result.text.encode()) <= 4096
+    assert kept.error == "x" * 4096
 
 
 def test_a_command_run_is_fully_described_before_it_starts() -> None:
