@@ -117,13 +117,14 @@ class _Engine:
 
     def _make_shared_memory(self) -> None:
         path = f"/dev/shm/psm_{os.urandom(4).hex()}"  # noqa: S108 - where vLLM's is, by its name
+        # noted first: one that is killed in between must not leave a file that nobody knows of
+        vllm_process.leave_behind(self._plan.folder, path)
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
         os.ftruncate(descriptor, _SHARED_MEMORY_BYTES)
         # kept in the instance: the mapping is what shows whose file it is
         self._mapping = mmap.mmap(descriptor, _SHARED_MEMORY_BYTES)
         os.close(descriptor)
         self._shared_memory = path
-        vllm_process.leave_behind(self._plan.folder, path)
 
     def _remove_shared_memory(self) -> None:
         if not self._plan.settings["leave_shared_memory"]:

@@ -146,7 +146,7 @@ def pass_hook(folder: str, point: str) -> None:
 
 
 def leave_behind(folder: str, path: str) -> None:
-    """Note a file outside the machine's folder, which goes when the machine is rebooted or ended."""
+    """Note a file to be made outside the machine's folder, which goes when the machine is rebooted or ended."""
     with open(f"{folder}/shm/{os.path.basename(path)}", "w", encoding="utf-8") as file:  # noqa: PTH119, PTH123 - lean
         file.write(path)
 

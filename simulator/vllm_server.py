@@ -115,9 +115,9 @@ class ApiServer:
         base = os.environ.get("VLLM_RPC_BASE_PATH") or os.environ.get("TMPDIR", "/tmp")  # noqa: S108 - vLLM's default
         self._ipc_path = f"{base}/{os.urandom(16).hex()}"
         listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        vllm_process.leave_behind(self._plans[0].folder, self._ipc_path)
         listener.bind(self._ipc_path)
         listener.listen()
-        vllm_process.leave_behind(self._plans[0].folder, self._ipc_path)
         return listener
 
     def _be_engine(self, plan: Plan) -> int:
