@@ -85,7 +85,9 @@ class Podlet:
         while True:
             errors = asyncio.ensure_future(_read_errors(process))
             try:
-                process.stdin.write(body)
+                # A shell that found no podlet has gone before it read anything: its exit code says so, below.
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.write(body)
                 async for line in _json_lines(process):
                     if line["type"] == "error":
                         raise PodletError(line.get("code", "failed"), f"pod {address.pod}: {line.get('message')}")
@@ -119,11 +121,11 @@ async def _json_lines(process: "asyncssh.SSHClientProcess[bytes]") -> AsyncItera
 
 
 async def _upload(connection: asyncssh.SSHClientConnection, address: PodAddress) -> None:
-    source, digest = _source()
+    source, module = _source()
     # The size is checked before the rename: a connection lost half-way must not leave half a podlet under its name.
     script = (
-        f'd="$HOME/.podctl/podlet"; t="$d/{digest}.$$"; umask 077; mkdir -p "$d" && cat > "$t" && '
-        f'[ "$(wc -c < "$t")" -eq {len(source)} ] && mv "$t" "$d/{digest}.py"'
+        f'd="$HOME/.podctl/podlet"; t="$d/{module}.$$"; umask 077; mkdir -p "$d" && cat > "$t" && '
+        f'[ "$(wc -c < "$t")" -eq {len(source)} ] && mv "$t" "$d/{module}.py"'
     )
     try:
         async with asyncio.timeout(_UPLOAD_TIMEOUT):
@@ -156,17 +158,20 @@ def _ended_without_result(address: PodAddress, verb: str, exit_status: int | Non
 
 @cache
 def _source() -> tuple[bytes, str]:
-    """Return the podlet's source and the name that its content gives it."""
+    """Return the podlet's source and the module name that its content gives it."""
     source = resources.files("podlet").joinpath("podlet.py").read_bytes()
-    return source, hashlib.sha256(source).hexdigest()[:16]
+    return source, f"podlet_{hashlib.sha256(source).hexdigest()[:16]}"
 
 
 @cache
 def _start_command() -> str:
-    _, digest = _source()
+    _, module = _source()
+    # As a module, because only a module's compiled form is kept beside it: that halves the start, and a watch that is
+    # made again after an outage starts on every machine at once.
+    run = "import sys; sys.path.append(sys.argv[1]); sys.exit(__import__(sys.argv[2]).main())"
     return _shell(
-        f'f="$HOME/.podctl/podlet/{digest}.py"; [ -f "$f" ] || exit {_MISSING}; '
-        f'command -v python3 >/dev/null || exit {_NO_PYTHON}; exec python3 -I "$f"'
+        f'd="$HOME/.podctl/podlet"; [ -f "$d/{module}.py" ] || exit {_MISSING}; '
+        f'command -v python3 >/dev/null || exit {_NO_PYTHON}; exec python3 -I -S -c "{run}" "$d" {module}'
     )
 
 
