@@ -12,6 +12,8 @@ from domain.errors import Rejected
 LEDGER_LIMIT = 5_000
 #: How many refusals are kept with their full message; the ledger itself keeps only the code.
 REFUSALS_KEPT = 20
+#: Characters kept of a refusal's message: it may quote what a stranger sent, and refusals must not outgrow the state.
+REFUSAL_MESSAGE_LIMIT = 2_000
 #: Encoded size a state may have, in bytes. Temporal cannot carry 2 MiB, and a workflow that tries is stuck.
 STATE_LIMIT = 1024 * 1024
 #: The ledger's code for a command that was accepted.
@@ -98,16 +100,15 @@ def record_refusal(
 
     For what must be auditable as refused (signals). A refused update leaves no trace and does not come here.
     """
-    refusal = Refusal(
-        command_id=command_id, code=rejected.code, message=rejected.message, command=command, by=by, at=now
-    )
+    message = rejected.message[:REFUSAL_MESSAGE_LIMIT]
+    refusal = Refusal(command_id=command_id, code=rejected.code, message=message, command=command, by=by, at=now)
     event = Event(
         sequence=state.sequence + 1,
         type="command_refused",
         at=now,
         by=by,
         command_id=command_id,
-        payload={"command": command, "code": rejected.code, "message": rejected.message},
+        payload={"command": command, "code": rejected.code, "message": message},
     )
     refused = state.with_ledger(command_id, rejected.code).model_copy(
         update={"sequence": event.sequence, "refusals": (*state.refusals, refusal)[-REFUSALS_KEPT:]}
