@@ -37,6 +37,17 @@ class EntityWorkflow(Generic[S]):
         except (ValidationError, Rejected) as error:
             self._problem = str(error)
 
+    @staticmethod
+    def only(arguments: Sequence[JsonValue]) -> JsonValue:
+        """Return the one argument of a start. Raises ``Rejected``.
+
+        Workflows take any number of untyped ones: one too many, or of another shape, would fail their first workflow
+        task for ever before any code of ours runs.
+        """
+        if len(arguments) != 1:
+            raise Rejected("bad_start", f"the start has {len(arguments)} arguments, not one")
+        return arguments[0]
+
     def begin(self, state: S, events: Sequence[Event] = ()) -> None:
         """Begin with ``state``; ``events`` tell how it came to be."""
         self._entity = Entity(state, events, self._rules, self._view)

@@ -68,17 +68,17 @@ class GpuPodWorkflow(EntityWorkflow[GpuPodState]):
     """A GPU pod: owns what should run on a machine, and has done what the rules say comes next."""
 
     @workflow.init
-    def __init__(self, start: JsonValue = None) -> None:
+    def __init__(self, *arguments: JsonValue) -> None:
         super().__init__(RULES, VIEW)
         with self.starting():
-            given = Start.model_validate(start)
+            given = Start.model_validate(self.only(arguments))
             if given.state is not None:
                 self.begin(given.state)
             elif given.create is not None:
                 self.begin(*rules.register_pod(given.create, workflow.now()))
 
     @workflow.run
-    async def run(self, start: JsonValue = None) -> None:  # noqa: ARG002 - the same as __init__'s
+    async def run(self, *arguments: JsonValue) -> None:  # noqa: ARG002 - the same as __init__'s
         """Run until the pod is removed and everybody who has to know does."""
         if not await self.entity.run(self._perform):
             workflow.continue_as_new(Start(state=self.entity.state).model_dump(mode="json"))
