@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from domain.entity import Value
 from domain.gpu.models import ShownState
@@ -15,7 +15,8 @@ from domain.ids import Name
 DEFAULT_GRACE_SECONDS = 30.0
 
 Grace = Annotated[float, Field(ge=0, le=3600)]
-Text = Annotated[str, Field(max_length=4_000)]
+#: What a machine says is cut, not refused: a report cannot be sent back for being long.
+Text = Annotated[str, AfterValidator(lambda text: text[:4_000])]
 
 
 class PodInput(Value):

@@ -142,6 +142,15 @@ def test_an_orphaned_engine_is_ended_before_its_gpus_are_given_on() -> None:
     assert pod.server("next").state == "launching"
 
 
+def test_a_look_from_before_the_end_does_not_undo_it() -> None:
+    pod = ready_pod()
+    pod.observe(exited(LAUNCH))
+    belief = pod.server().belief
+    assert pod.observe(running(LAUNCH, ready=True)) == []
+    assert pod.server().belief == belief
+    assert pod.server().state == "failed"
+
+
 def test_a_launch_that_ended_before_its_reply() -> None:
     pod = Pod(inventory(1))
     pod.start()
@@ -297,6 +306,10 @@ def test_memory_that_comes_back_later_releases_the_lease() -> None:
     assert look(517) == []
     assert look(516) == ["lease_released"]
     assert pod.server().state == "stopped"
+
+
+def test_what_a_machine_says_is_cut_not_refused() -> None:
+    assert len(LaunchFailed(launch_id=LAUNCH, code="x", message="y" * 100_000).message) == 4_000
 
 
 # --- reboots and absences
