@@ -104,6 +104,7 @@ class Entity(Generic[S]):
         self.signal_command_ids: list[str] = []
         self._changed = True
         self._shown: tuple[Any, Any] | None = None
+        self._decide()
 
     # -- messages ------------------------------------------------------------------------------------------------
 
@@ -117,7 +118,7 @@ class Entity(Generic[S]):
     def execute(self, envelope: Envelope) -> Outcome:
         """Apply a command and return what became of it. Raises ``ApplicationError`` if it is refused."""
         try:
-            self._apply(envelope)
+            self._accept(envelope)
         except Rejected as rejected:
             raise _refused(rejected) from rejected
         return Outcome(command_id=envelope.command_id, accepted=True)
@@ -129,7 +130,7 @@ class Entity(Generic[S]):
         try:
             parsed = self._rules.command_from_signal(name, [_decode(argument) for argument in arguments])
             command_id, by = parsed.command_id or command_id, parsed.by
-            self._apply(self._rules.envelope(command_id=command_id, by=by, command=parsed.command))
+            self._accept(self._rules.envelope(command_id=command_id, by=by, command=parsed.command))
         except Rejected as rejected:
             # A repeated signal was answered the first time: nothing to record again.
             if self.state.outcome(command_id) is None:
@@ -181,7 +182,7 @@ class Entity(Generic[S]):
             return
         command_id = f"cancel-{workflow.info().run_id[:8]}"
         try:
-            self._apply(self._rules.envelope(command_id=command_id, by="temporal", command=command))
+            self._accept(self._rules.envelope(command_id=command_id, by="temporal", command=command))
         except Rejected as rejected:
             workflow.logger.info("cancellation refused: %s", rejected)
 
@@ -220,7 +221,7 @@ class Entity(Generic[S]):
                     command_id=f"report-{workflow.uuid4().hex[:12]}", by=SYSTEM, command=command
                 )
                 try:
-                    self._apply(envelope)
+                    self._accept(envelope)
                 except Rejected as rejected:
                     # The world has moved on while the action ran (a person was faster, a late result): what the
                     # state says now holds.
@@ -242,6 +243,15 @@ class Entity(Generic[S]):
         self._fruitless[key] = count + 1
         if count:
             await workflow.sleep(min(FRUITLESS_MAXIMUM, FRUITLESS_FIRST * 2.0 ** (count - 1)), summary=f"pause: {key}")
+
+    def _accept(self, envelope: Envelope) -> None:
+        """Apply a command, and what the rules decide upon it.
+
+        At once, not when the loop comes round: messages that gathered while no worker ran are handled one after the
+        other before the loop runs, and each has to find the state as it would have been with a worker.
+        """
+        self._apply(envelope)
+        self._decide()
 
     def _apply(self, envelope: Envelope) -> None:
         self._take(*self._rules.apply(self.state, envelope, workflow.now()))

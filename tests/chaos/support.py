@@ -1,0 +1,327 @@
+"""What the chaos tests share: worker processes to kill, conditions to wait for, and evidence of what happened."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from pydantic import JsonValue
+from temporalio.client import Client
+
+from domain.entity import Event
+from domain.gpu.catalog import builtin_catalog
+from domain.gpu.commands import PodInput, StartServer, StopServer
+from domain.gpu.leases import leases
+from domain.gpu.models import GpuPodState, ModelServer, shown_state
+from domain.gpu.request import start_request
+from domain.gpu.ssh_target import parse_ssh
+from domain.ids import gpu_pod_workflow_id, task_workflow_id
+from domain.task.models import TaskInput, TaskState
+from domain.task.plan_file import read_plan
+from podctl.client import PodctlClient, new_command_id
+from podctl.processes import ProcessIdentity, start_detached
+from simulator.api import Process, SimulatedMachine
+
+T = TypeVar("T")
+
+#: Seconds until a condition that does not come is a failure. Far above what it takes, several tests at once included:
+#: a dead worker's activities are handed on after 12 s, its workflow tasks after 10 s.
+PATIENCE = 120.0
+MODEL = "org/tiny"
+#: Written to a vLLM's log once by each process that starts as one.
+_SERVER_BANNER = "vLLM API server version"
+
+
+async def eventually(ask: Callable[[], Awaitable[T | None]], what: str) -> T:
+    """Return the first true answer of ``ask``."""
+    last: object = None
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE):
+            while not (answer := await ask()):
+                last = answer
+                await asyncio.sleep(0.05)
+            return answer
+    raise AssertionError(f"it never came true within {PATIENCE:.0f} s: {what} (last: {last!r})")
+
+
+class WorkerProcess:
+    """A real worker in a process of its own, on a task queue of its own."""
+
+    def __init__(self, address: str, task_queue: str, folder: Path) -> None:
+        self._log = folder / f"worker-{uuid.uuid4().hex[:8]}.log"
+        self.process = start_detached(
+            [sys.executable, "-P", "-m", "worker", "--task-queue", task_queue],
+            log=self._log,
+            folder=folder,
+            environment={**os.environ, "TEMPORAL_ADDRESS": address},
+        )
+
+    def owns(self, identity: str) -> bool:
+        """Return whether Temporal's name of a worker is this one's."""
+        return identity.startswith(f"{self.process.pid}@")
+
+    def kill(self) -> None:
+        """End it as a power cut would; return when it is gone."""
+        assert self.process.is_alive(), f"the worker died by itself: {self._log.read_text()[-3000:]}"
+        kill(self.process)
+
+
+def kill(process: ProcessIdentity) -> None:
+    """Send SIGKILL to exactly this process; return when it is gone."""
+    if process.is_alive():
+        os.kill(process.pid, signal.SIGKILL)
+    assert process.wait(10.0), f"process {process.pid} survived SIGKILL"
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A point at which the programs of a simulated machine stop and wait."""
+
+    machine: SimulatedMachine
+    point: str
+
+    @property
+    def _file(self) -> Path:
+        return self.machine.hooks / self.point
+
+    @property
+    def _mark(self) -> Path:
+        return self.machine.hooks / f"{self.point}.reached"
+
+    def set(self) -> Self:
+        """Let programs stop there from now on."""
+        self._file.touch()
+        return self
+
+    async def reached(self) -> None:
+        """Wait until one has stopped there since the last time this was asked."""
+
+        async def marked() -> bool:
+            return self._mark.exists()
+
+        await eventually(marked, f"{self.machine.name} reaches {self.point}")
+        self._mark.unlink()
+
+    def was_reached(self) -> bool:
+        """Return whether one has stopped there since ``reached`` was last asked."""
+        return self._mark.exists()
+
+    def release(self) -> None:
+        """Let those that stopped there go on, and stop nobody any more."""
+        self._file.unlink()
+
+
+@dataclass
+class Site:
+    """A simulated machine that is registered as a GPU pod, on a task queue that no other test polls."""
+
+    temporal: Client
+    machine: SimulatedMachine
+    folder: Path
+    task_queue: str = field(default_factory=lambda: f"chaos-{uuid.uuid4().hex[:12]}")
+    workers: list[WorkerProcess] = field(default_factory=list)
+
+    @property
+    def pod_name(self) -> str:
+        """The pod is called as the machine is."""
+        return self.machine.name
+
+    @property
+    def client(self) -> PodctlClient:
+        """A client whose workflows run on this site's queue."""
+        return PodctlClient(self.temporal, self.task_queue)
+
+    async def register(self) -> None:
+        """Make the machine known as a GPU pod."""
+        await self.client.register_pod(
+            PodInput(
+                name=self.pod_name,
+                ssh=parse_ssh(self.machine.ssh_command),
+                host_key=self.machine.host_key,
+                by="ann",
+                command_id=new_command_id(),
+            )
+        )
+
+    # -- workers -------------------------------------------------------------------------------------------------
+
+    def start_worker(self) -> WorkerProcess:
+        """Start one more worker of this site."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        worker = WorkerProcess(self.temporal.service_client.config.target_host, self.task_queue, self.folder)
+        self.workers.append(worker)
+        return worker
+
+    def end_workers(self) -> None:
+        """Kill every worker that still runs."""
+        for worker in self.workers:
+            kill(worker.process)
+
+    async def held_by(self, workflow_id: str, activity: str, worker: WorkerProcess) -> None:
+        """Wait until ``worker`` has taken up the activity of that name."""
+
+        async def taken() -> bool:
+            described = await self.temporal.get_workflow_handle(workflow_id).describe()
+            return any(
+                pending.activity_type.name == activity and worker.owns(pending.last_worker_identity)
+                for pending in described.raw_description.pending_activities
+            )
+
+        await eventually(taken, f"worker {worker.process.pid} takes up {activity} of {workflow_id}")
+
+    # -- GPU pod -------------------------------------------------------------------------------------------------
+
+    @property
+    def pod_workflow(self) -> str:
+        """The id of the pod's workflow."""
+        return gpu_pod_workflow_id(self.pod_name)
+
+    async def pod(self) -> GpuPodState:
+        """Return the pod's state."""
+        return await self.client.pod(self.pod_name)
+
+    async def start_server(self, name: str) -> None:
+        """Have a model server started that nobody but a person stops."""
+        request = start_request(builtin_catalog(), MODEL, name)
+        await self.client.execute_pod(self.pod_name, StartServer(request=request), by="ann")
+
+    async def stop_server(self, name: str) -> None:
+        """Ask for the stop of a model server."""
+        await self.client.execute_pod(self.pod_name, StopServer(name=name), by="ann")
+
+    async def server(self, name: str, *states: str) -> ModelServer:
+        """Wait until the model server is shown in one of ``states``, and return it."""
+
+        async def there() -> ModelServer | None:
+            pod = await self.pod()
+            server = pod.servers.get(name)
+            return server if server is not None and shown_state(pod, server) in states else None
+
+        try:
+            return await eventually(there, f"{name} on {self.pod_name} is {' or '.join(states)}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{await self.story(self.pod_workflow)}") from None
+
+    async def events(self, workflow_id: str) -> tuple[Event, ...]:
+        """Return a workflow's event log."""
+        return (await self.client.log(workflow_id)).events
+
+    async def story(self, workflow_id: str) -> str:
+        """Return the event log as text, for a failure's message."""
+        events = await self.events(workflow_id)
+        return "\n".join(f"{e.sequence} {e.at:%H:%M:%S.%f} {e.type} {e.by} {e.payload}" for e in events)
+
+    # -- tasks ---------------------------------------------------------------------------------------------------
+
+    async def create_task(self, task_id: str, plan: str) -> None:
+        """Create a task with a spec and the plan, written in YAML."""
+        await self.client.create_task(
+            TaskInput(
+                task_id=task_id,
+                title=task_id,
+                by="ann",
+                command_id=new_command_id(),
+                spec="Do it.",
+                plan=read_plan(plan, "plan of the test"),
+            )
+        )
+
+    async def signal(self, task_id: str, name: str, **payload: JsonValue) -> None:
+        """Send a person's signal that must be accepted, whenever a worker comes to it."""
+        outcome = await self.client.signal_task(task_id, name, {"by": "ann", **payload})
+        assert outcome is None or outcome.accepted, outcome
+
+    async def task(self, task_id: str, condition: Callable[[TaskState], bool], what: str) -> TaskState:
+        """Wait until ``condition`` holds for the task, and return its state."""
+
+        async def there() -> TaskState | None:
+            state = await self.client.task(task_id)
+            return state if condition(state) else None
+
+        try:
+            return await eventually(there, f"task {task_id}: {what}")
+        except AssertionError as error:
+            stories = [await self.story(task_workflow_id(task_id)), await self.story(self.pod_workflow)]
+            raise AssertionError("\n".join([str(error), *stories])) from None
+
+    # -- evidence on the machine ---------------------------------------------------------------------------------
+
+    def launch_folder(self, launch_id: str) -> Path:
+        """Return where the podlet keeps a launch."""
+        return self.machine.folder / "home" / ".podctl" / "launches" / launch_id
+
+    def launches(self, owner: str, name: str) -> list[str]:
+        """Return the counters of all launches of ``owner/name`` that the machine has ever seen."""
+        folder = self.launch_folder(f"{owner}/{name}")
+        return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+    def server_starts(self, launch_id: str) -> int:
+        """Return how many programs have begun to serve as this launch."""
+        return (self.launch_folder(launch_id) / "output.log").read_text().count(_SERVER_BANNER)
+
+    def record(self, launch_id: str) -> dict[str, Any]:
+        """Return what the podlet wrote down before the launch."""
+        record: dict[str, Any] = json.loads((self.launch_folder(launch_id) / "record.json").read_text())
+        return record
+
+    async def roles(self, *roles: str) -> list[Process]:
+        """Return the living processes of model servers that have one of these roles."""
+        return [process for process in await self.machine.processes() if process.role in roles]
+
+    async def memory_used(self) -> int:
+        """Return the MiB in use on all GPUs together."""
+        return sum((await self.machine.gpu_memory()).values())
+
+    async def assert_nothing_left(self) -> None:
+        """Check that nothing of what ran is left, ending the workers first: with them the podlets' calls end too."""
+        pod = await self.pod()
+        assert leases(pod) == []
+        assert await self.roles("api_server", "engine", "worker") == []
+        assert await self.machine.gpu_memory() == {gpu.uuid: 0 for gpu in self.machine.gpus}
+        for server in pod.servers.values():
+            assert server.stop_result is None or server.stop_result.state == "stopped"
+            listening = [port for port in (server.plan.ports if server.plan else ()) if self._listens(port)]
+            assert listening == [], f"{server.name} is gone and something listens"
+        assert self._files_left() == []
+        self.end_workers()
+
+        async def deserted() -> bool:
+            return await self.machine.processes() == []
+
+        await eventually(deserted, f"no process is left on {self.machine.name}")
+
+    def _files_left(self) -> list[str]:
+        """Return shared memory and sockets that pretend model servers made and nobody removed."""
+        made = [note.read_text() for note in (self.machine.folder / "shm").iterdir()]
+        return [path for path in made if Path(path).exists()]
+
+    def _listens(self, port: int) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex((self.machine.address, port)) == 0
+
+
+@contextlib.asynccontextmanager
+async def site(temporal: Client, machine: SimulatedMachine, folder: Path) -> AsyncIterator[Site]:
+    """A registered pod with one worker; every worker is ended on the way out."""
+    made = Site(temporal, machine, folder)
+    try:
+        await made.register()
+        made.start_worker()
+        yield made
+    finally:
+        made.end_workers()
+
+
+def count(events: tuple[Event, ...], **payload: object) -> Mapping[str, int]:
+    """Return how often each type of event occurs, of those whose payload says ``payload``."""
+    chosen = [e.type for e in events if all(e.payload.get(key) == value for key, value in payload.items())]
+    return Counter(chosen)

@@ -1,0 +1,52 @@
+"""What people do while no worker runs takes effect when one comes, as it would have with one."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from temporalio.client import Client
+
+from domain.ids import task_workflow_id
+from domain.task.models import TaskInput, TaskState
+from domain.task.plan_file import read_plan
+from podctl.client import PodctlClient, new_command_id
+from tests.chaos.support import WorkerProcess, count, eventually, kill
+
+PLAN = "workstreams: [{id: docs, title: Docs, executor: signal}]"
+
+
+async def test_signals_sent_before_a_worker_came_are_taken_one_after_the_other(
+    client: Client, task_queue: str, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    podctl, task_id = PodctlClient(client, task_queue), unique("unattended")
+    await podctl.create_task(
+        TaskInput(
+            task_id=task_id,
+            title="Unattended",
+            by="ann",
+            command_id=new_command_id(),
+            spec="Do it.",
+            plan=read_plan(PLAN, "plan of the test"),
+        )
+    )
+    for name, payload in (
+        ("approve-spec", {}),
+        ("approve-plan", {}),
+        ("workstream-result", {"workstream": "docs", "status": "completed", "result": "written"}),
+        ("approve-review", {}),
+    ):
+        await client.get_workflow_handle(task_workflow_id(task_id)).signal(name, {"by": "ann", **payload})
+
+    worker = WorkerProcess(client.service_client.config.target_host, task_queue, tmp_path)
+    try:
+
+        async def completed() -> TaskState | None:
+            state = await podctl.task(task_id)
+            return state if state.phase == "completed" else None
+
+        await eventually(completed, "the task is completed")
+    finally:
+        kill(worker.process)
+    events = (await podctl.log(task_workflow_id(task_id))).events
+    happened = count(events)
+    for once in ("spec_approved", "plan_approved", "workstream_started", "workstream_completed", "review_approved"):
+        assert happened[once] == 1
