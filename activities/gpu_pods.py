@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any
 
 from temporalio import activity
@@ -12,7 +12,16 @@ from temporalio.service import RPCError, RPCStatusCode
 from activities.secrets import SERVER_SECRETS, find_secrets
 from activities.support import DEFINITE_REFUSALS, heartbeating, pod_address, remote_errors
 from domain.gpu.beliefs import differs
-from domain.gpu.commands import HolderGone, LaunchDone, LaunchFailed, PodObserved, PodUnreachable, StopDone, StopFailed
+from domain.gpu.commands import (
+    HolderGone,
+    InspectionFailed,
+    LaunchDone,
+    LaunchFailed,
+    PodObserved,
+    PodUnreachable,
+    StopDone,
+    StopFailed,
+)
 from domain.gpu.models import PodAddress
 from domain.gpu.observation import Inventory, Observation, PodObservation, StopResult
 from domain.ids import task_workflow_id
@@ -52,15 +61,15 @@ class GpuPodActivities:
 
     @activity.defn(name=names.INSPECT_POD)
     async def inspect_pod(self, look: InspectInput) -> LookOutput:
-        """Return the machine's inventory and every launch on it, or that it does not answer."""
+        """Return the machine's inventory and every launch on it, or why it could not be looked at."""
         address = await pod_address(self._client, look.pod)
         try:
             async with heartbeating():
                 inventory = Inventory.model_validate(await self._podlet.call(address, "inventory", {}))
                 seen = PodObservation.model_validate(await self._podlet.call(address, "observe", {"ids": None}))
-                return LookOutput(report=await self._report(address, seen, look.expected, inventory))
+                return LookOutput(report=await self._report(address, seen, look, inventory))
         except RemoteError as error:
-            return LookOutput(report=PodUnreachable(reason=_short(error)))
+            return LookOutput(report=InspectionFailed(reason=_short(error)))
 
     @activity.defn(name=names.WATCH_POD)
     async def watch_pod(self, watch: WatchInput) -> LookOutput:
@@ -143,11 +152,12 @@ class GpuPodActivities:
                         elif line["type"] == "change":
                             seen = PodObservation.model_validate(line)
                             if _news(watch, seen):
-                                return LookOutput(report=await self._report(address, seen, watch.expected))
+                                return LookOutput(report=await self._report(address, seen, watch))
             except Unreachable as error:
                 lost_at = loop.time() if lost_at is None else lost_at
                 progress["unreachable"] = error.reason
-                if watch.reachable is not False and loop.time() - lost_at >= UNREACHABLE_AFTER:
+                patience = UNREACHABLE_AFTER if watch.reachable else 0.0
+                if watch.reachable is not False and loop.time() - lost_at >= patience:
                     return LookOutput(report=PodUnreachable(reason=error.reason))
                 await asyncio.sleep(max(0.5, error.retry_after))
             except RemoteError as error:
@@ -177,15 +187,16 @@ class GpuPodActivities:
         self,
         address: PodAddress,
         seen: PodObservation,
-        expected: tuple[str, ...],
+        look: InspectInput | WatchInput,
         inventory: Inventory | None = None,
     ) -> PodObserved:
-        ended = [launch for launch in seen.launches if launch.exit is not None and launch.id in expected]
+        ended = [launch for launch in seen.launches if launch.exit is not None and launch.id in look.expected]
         return PodObserved(
             boot=seen.boot,
-            launches=seen.launches,
+            launches=_relevant(seen.launches, look.expected),
             inventory=inventory,
-            expected=expected,
+            known_boot=look.boot,
+            expected=look.expected,
             log_tails={launch.id: await self._tail(address, launch.id) for launch in ended},
         )
 
@@ -203,6 +214,25 @@ def _news(watch: WatchInput, seen: PodObservation) -> bool:
     return (
         watch.reachable is not True or seen.boot != watch.boot or differs(seen.launches, watch.beliefs, watch.expected)
     )
+
+
+def _relevant(launches: Sequence[Observation], expected: Collection[str]) -> tuple[Observation, ...]:
+    """Return the launches of servers that live or are expected, and the newest of each server, for its counter.
+
+    A machine keeps a record of every launch and every run; a report stays in history for ever.
+    """
+    servers = [launch for launch in launches if launch.kind == "server"]
+    newest = {launch.id.rpartition("/")[0]: launch.id for launch in sorted(servers, key=_counter)}
+    return tuple(
+        launch
+        for launch in servers
+        if launch.alive or launch.id in expected or newest[launch.id.rpartition("/")[0]] == launch.id
+    )
+
+
+def _counter(launch: Observation) -> int:
+    counter = launch.id.rpartition("/")[2]
+    return int(counter) if counter.isdecimal() else 0
 
 
 async def _unless_silent(lines: AsyncIterator[Line], pod: str) -> AsyncIterator[Line]:

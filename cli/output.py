@@ -39,7 +39,7 @@ _STYLES = {
 }
 
 #: Packages of ours whose exceptions are written for people.
-_OURS = frozenset({"cli", "domain", "podctl", "remote", "simulator", "worker"})
+_OURS = frozenset({"cli", "demo", "domain", "podctl", "remote", "simulator", "worker"})
 
 
 def run(app: typer.Typer) -> int:

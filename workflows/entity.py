@@ -173,10 +173,12 @@ class Entity(Generic[S]):
             except TimeoutError:
                 continue
             except asyncio.CancelledError:
-                self._cancel_requested()
+                reason = workflow.cancellation_reason()
+                if reason is None:
+                    raise  # nobody asked: this instance is being dropped from the worker's cache
+                self._cancel_requested(reason)
 
-    def _cancel_requested(self) -> None:
-        reason = workflow.cancellation_reason() or ""
+    def _cancel_requested(self, reason: str) -> None:
         command = self._rules.on_cancel(reason)
         if command is None:
             return

@@ -99,7 +99,7 @@ class GpuPodWorkflow(EntityWorkflow[GpuPodState]):
         queue = self.entity.state.task_queue
         match action:
             case schedule.Inspect():
-                inspect = InspectInput(pod=pod, expected=action.expected)
+                inspect = InspectInput(pod=pod, boot=action.boot, expected=action.expected)
                 look = await execute_activity(
                     names.INSPECT_POD, inspect, LookOutput, task_queue=queue, summary=f"look at {pod}"
                 )

@@ -5,15 +5,25 @@ from typing import Annotated
 from pydantic import Field
 
 from domain.entity import Value
-from domain.gpu.commands import HolderGone, LaunchDone, LaunchFailed, PodObserved, PodUnreachable, StopDone, StopFailed
+from domain.gpu.commands import (
+    HolderGone,
+    InspectionFailed,
+    LaunchDone,
+    LaunchFailed,
+    PodObserved,
+    PodUnreachable,
+    StopDone,
+    StopFailed,
+)
 from domain.gpu.models import Belief, StartPlan
 from domain.task.models import CommandExecutor, ModelServerDraft, Result
 
 
 class InspectInput(Value):
-    """A pod to look at once. ``expected`` goes back in the report."""
+    """A pod to look at once. ``boot`` and ``expected`` go back in the report."""
 
     pod: str
+    boot: str | None = None
     expected: tuple[str, ...] = ()
 
 
@@ -32,7 +42,7 @@ class WatchInput(Value):
 class LookOutput(Value):
     """What an inspection or a watch found."""
 
-    report: Annotated[PodObserved | PodUnreachable | HolderGone, Field(discriminator="type")]
+    report: Annotated[PodObserved | PodUnreachable | InspectionFailed | HolderGone, Field(discriminator="type")]
 
 
 class LaunchInput(Value):
