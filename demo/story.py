@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from urllib.parse import quote
 
 from rich.console import Console
 from rich.text import Text
@@ -149,6 +150,7 @@ async def _tell(story: Story) -> Proof:
 
     story.heading("The finished task")
     await story.podctl("task", "show", TASK)
+    story.console.print(Text(f"  In the Temporal Web UI: {_web_ui(story.paths)}"), soft_wrap=True)
     story.heading("Its event log, read from Temporal's history")
     await story.podctl("events", TASK)
     story.heading("On the GPU pod")
@@ -169,10 +171,8 @@ def _conclude(console: Console, proof: Proof, *, kept: bool) -> None:
 
 
 async def _stay(story: Story) -> None:
-    run = embedded.status(story.paths).server
     story.heading("Everything is kept up: look around, then press Ctrl-C")
-    if run is not None:
-        story.console.print(f"  Web UI: {run.ui_address}/namespaces/default/workflows/{task_workflow_id(TASK)}")
+    story.console.print(f"  Web UI: {_web_ui(story.paths)}", soft_wrap=True)
     exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in story.paths.environment().items())
     story.console.print(f"  In another terminal: export {exports}", soft_wrap=True)
     stop = asyncio.Event()
@@ -242,6 +242,13 @@ def _worker_pid(paths: PodctlPaths) -> int:
     if worker is None:
         raise DemoFailed("podctl up started no worker")
     return worker.process.pid
+
+
+def _web_ui(paths: PodctlPaths) -> str:
+    server = embedded.status(paths).server
+    if server is None:
+        raise DemoFailed("podctl up started no server")
+    return f"{server.ui_address}/namespaces/default/workflows/{quote(task_workflow_id(TASK), safe='')}"
 
 
 def _write_files(folder: Path) -> tuple[Path, Path]:
