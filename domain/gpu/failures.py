@@ -73,6 +73,8 @@ def classify(exit_: Exit | None, log_tail: str, *, was_ready: bool) -> Failure:
     """Return why a server ended that nobody asked to stop. Exit 0 is a failure too: vLLM's, after its engine died."""
     kind, line = _cause(exit_, log_tail, was_ready)
     how = describe_exit(exit_)
+    if exit_ is not None and exit_.code is not None:
+        how += ", though nobody asked it to stop"
     return failure(kind, f"{how}: {line}" if line else how, log_tail)
 
 
@@ -85,7 +87,7 @@ def describe_exit(exit_: Exit | None) -> str:
     if exit_.signal is not None:
         return f"killed by signal {exit_.signal}"
     if exit_.code is not None:
-        return f"exited with code {exit_.code}, though nobody asked it to stop"
+        return f"exited with code {exit_.code}"
     return "ended, and nobody saw how"
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from domain.gpu.failures import classify, failure, last_lines
+from domain.gpu.failures import classify, describe_exit, failure, last_lines
 from domain.gpu.observation import Exit
 
 ENGINE = "\n(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above.\n"
@@ -71,3 +71,7 @@ def test_the_tail_is_bounded_and_free_of_tokens() -> None:
     assert tail.endswith("***")
     assert len(last_lines("y" * 100_000)) == 2_000
     assert "hf_" not in failure("unknown", "hf_" + "a" * 34).message
+
+
+def test_an_exit_that_was_asked_for_is_told_without_reproach() -> None:
+    assert describe_exit(Exit(code=0)) == "exited with code 0"
