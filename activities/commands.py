@@ -1,6 +1,5 @@
 """Runs of ``command`` workstreams: a program on a GPU pod, started once however often the activity is tried."""
 
-import asyncio
 from typing import Any
 
 from temporalio import activity
@@ -11,9 +10,6 @@ from domain.task.models import Result, RunResult
 from remote.podlet import Podlet
 from workflows import names
 from workflows.messages import RunInput, RunOutput
-
-#: Seconds between TERM and KILL for a run that exceeds its own time limit.
-TIMEOUT_GRACE = 10.0
 
 
 class CommandActivities:
@@ -41,37 +37,32 @@ class CommandActivities:
             },
             "workspace": f"{run.task_id}/{run.workstream_id}",
             "server": run.server_launch,
+            "timeout": run.executor.timeout_seconds,
         }
         async with remote_errors(), heartbeating(lambda: progress):
             address = await pod_address(self._client, run.pod)
-            try:
-                async with (
-                    asyncio.timeout(run.executor.timeout_seconds),
-                    self._podlet.stream(address, "run", request) as lines,
-                ):
-                    async for line in lines:
-                        if line["type"] == "result":
-                            return _output(line["result"], timed_out=False)
-                        progress.update(log_size=line.get("log_size"), members=line.get("members"))
-            except TimeoutError:
-                await self._podlet.call(address, "stop", {"id": run.run_id, "grace": TIMEOUT_GRACE})
-                return _output(await self._podlet.call(address, "run", request), timed_out=True)
+            async with self._podlet.stream(address, "run", request) as lines:
+                async for line in lines:
+                    if line["type"] == "result":
+                        return _output(line["result"])
+                    progress.update(log_size=line.get("log_size"), members=line.get("members"))
         raise AssertionError("a stream without a result raises")
 
 
-def _output(result: dict[str, Any], *, timed_out: bool) -> RunOutput:
-    ended = result.get("exit") or {}
+def _output(result: dict[str, Any]) -> RunOutput:
+    ended = result["exit"]
     return RunOutput(
-        interrupted=bool(ended.get("unknown")),
-        timed_out=timed_out,
+        interrupted=ended["unknown"],
+        timed_out=result["timed_out"],
+        error=ended["error"],
         result=Result(
-            text=result.get("tail", "") if not ended.get("error") else str(ended["error"]),
+            text=result["tail"],
             run=RunResult(
-                exit_code=ended.get("code"),
-                signal=ended.get("signal"),
-                log=result.get("log", ""),
-                size=result.get("size", 0),
-                sha256=result.get("sha256", ""),
+                exit_code=ended["code"],
+                signal=ended["signal"],
+                log=result["log"],
+                size=result["size"],
+                sha256=result["sha256"],
             ),
         ),
     )

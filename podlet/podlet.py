@@ -19,6 +19,7 @@ One launch on disk, ``{root}/launches/{a}/{b}/{c}/``::
     ready.json      the process that answered a completion
     stop.json       a stop was asked for: what has not been exec'ed never will be
     stopped.json    the result of a verified stop
+    timed_out.json  it ran longer than it may, and was stopped for that
     supervisor.lock held (flock) for as long as a launcher or the supervisor is at work
     output.log, api_key, work/
 
@@ -1357,6 +1358,7 @@ def _note(folder: str, noted: Json) -> None:
 TERM_EVERY = 1.0  # vLLM swallows a TERM while its engine starts: it is repeated
 ROOT_HANGS_AFTER = 3.0  # a root without an engine has had time enough to leave; vLLM's may wait for a client for ever
 ORPHANS_LEAVE_WITHIN = 0.5  # an engine outlives its root by moments, or for ever
+TIMEOUT_GRACE = 10.0  # between TERM and KILL for a run that takes longer than it may
 DEATH_TAKES_AT_MOST = 30.0  # a process may be busy in the driver; longer than this, a person has to look
 MEMORY_DRAINS_WITHIN = 6.0  # nvidia-smi lags behind the end of a process by a second or two
 MEMORY_TOLERANCE_MIB = 512
@@ -1595,11 +1597,14 @@ class Stop:
 class Run:
     """A launch whose end is waited for."""
 
-    def __init__(self, launch: Launch, created: bool, caller: Caller, interval: float) -> None:
+    def __init__(
+        self, launch: Launch, created: bool, caller: Caller, interval: float, timeout: Optional[float]
+    ) -> None:
         self.launch = launch
         self.created = created
         self.caller = caller
         self.interval = interval
+        self.timeout = timeout  # seconds since its start, whoever waited meanwhile
 
     def wait(self, secrets: List[str]) -> Json:
         """Wait for the end of the first process (or of stdin) and return how it went."""
@@ -1624,6 +1629,7 @@ class Run:
             "tail": redacted_tail(self.launch.log, [secret for secret in secrets if secret]),
             "started_at": process.get("started_at"),
             "created": self.created,
+            "timed_out": self.launch.has("timed_out.json"),
         }
 
     def _await_exit(self) -> Optional[Json]:
@@ -1637,12 +1643,20 @@ class Run:
                 raise Failure(
                     "launch_lost", f"run {self.launch.id}: its supervisor ended before it ran; launch it again"
                 )
+            if self._is_over_time(process):
+                write_json(self.launch.path("timed_out.json"), {"at": time.time(), "timeout": self.timeout})
+                Stop(self.launch, TIMEOUT_GRACE, self.caller).run()
+                continue
             if self._wait(process, max(0.0, min(self.interval, next_beat - time.monotonic()))):
                 return None
             if time.monotonic() >= next_beat:
                 next_beat = time.monotonic() + 2.0
                 members = self.launch.members(ProcessTable())
                 self.caller.send("beat", log_size=log_size(self.launch.log), members=len(members))
+
+    def _is_over_time(self, process: Optional[Json]) -> bool:
+        started_at = process.get("started_at") if process else None
+        return self.timeout is not None and started_at is not None and time.time() - started_at > self.timeout
 
     def _wait(self, process: Optional[Json], seconds: float) -> bool:
         """Wait for the process's end; return whether stdin ended."""
@@ -2203,12 +2217,13 @@ def do_stop(request: Request, root: Root, caller: Caller) -> Json:
 def do_run(request: Request, root: Root, caller: Caller) -> Json:
     """Answer ``run``."""
     wanted, interval = LaunchRequest(request, kind="run"), request.number("interval", 0.5, 0.01, 60.0)
+    timeout = request.number("timeout", 0.0, 0.0, 365 * 86400.0) or None
     request.finish()
     secrets = list(wanted.secrets.values())
     if wanted.server:
         secrets.append(root.launch(wanted.server).api_key() or "")
     launch, created = launch_once(root, wanted)
-    return Run(launch, created, caller, interval).wait(secrets)
+    return Run(launch, created, caller, interval, timeout).wait(secrets)
 
 
 def do_read_log(request: Request, root: Root, caller: Caller) -> Json:

@@ -157,3 +157,15 @@ def test_the_log_of_nothing_is_an_error(machine: Machine) -> None:
     with pytest.raises(PodletError, match="task/none/1") as refused:
         machine.call("read_log", id="task/none/1")
     assert refused.value.code == "unknown_launch"
+
+
+def test_a_run_that_takes_too_long_is_stopped_also_by_whoever_attaches_later(machine: Machine) -> None:
+    first = start(machine, "echo started; exec sleep 1000", timeout=1000)
+    wait_until(lambda: machine.observe("task/ws/1")["log_size"] == 8, "it runs")
+    first.process.kill()
+    first.process.wait()
+    result = start(machine, "echo never", timeout=0.1).result()
+    assert (result["timed_out"], result["exit"]["signal"], result["tail"]) == (True, 15, "started\n")
+    again = start(machine, "echo never").result()
+    assert again["timed_out"]
+    assert machine.observe("task/ws/1")["members"] == 0
