@@ -10,7 +10,7 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.secrets import SERVER_SECRETS, find_secrets
-from activities.support import DEFINITE_REFUSALS, heartbeating, pod_address, remote_errors
+from activities.support import DEFINITE_REFUSALS, heartbeating, pod_address, pod_memo, remote_errors
 from domain.gpu.beliefs import differs
 from domain.gpu.commands import (
     HolderGone,
@@ -78,7 +78,7 @@ class GpuPodActivities:
         async with heartbeating(lambda: progress):
             looks = [
                 asyncio.create_task(self._watch_machine(watch, progress)),
-                asyncio.create_task(self._watch_holders(watch)),
+                asyncio.create_task(self._watch_holders(watch.pod)),
             ]
             try:
                 done, _ = await asyncio.wait(looks, return_when=asyncio.FIRST_COMPLETED)
@@ -167,10 +167,12 @@ class GpuPodActivities:
                     # Tried again later by whichever worker is free: another one may have the key.
                     raise
 
-    async def _watch_holders(self, watch: WatchInput) -> LookOutput:
+    async def _watch_holders(self, pod: str) -> LookOutput:
+        # Whoever holds a server now, not those of when the watch began: a healthy machine is watched for weeks.
         while True:
             await asyncio.sleep(HOLDERS_INTERVAL)
-            for task_id in watch.holders:
+            memo = await pod_memo(self._client, pod)
+            for task_id in memo["holders"]:
                 if not await self._is_open(task_id):
                     return LookOutput(report=HolderGone(task_id=task_id))
 

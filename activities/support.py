@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -77,7 +77,13 @@ def _for_a_person(error: RemoteError, kind: str) -> ApplicationError:
 
 
 async def pod_address(client: Client, pod: str) -> PodAddress:
-    """Return the pod's address from its workflow's memo: the newest one, readable while no worker runs.
+    """Return the pod's newest address. Raises as ``pod_memo`` does."""
+    memo = await pod_memo(client, pod)
+    return PodAddress.model_validate(memo["address"])
+
+
+async def pod_memo(client: Client, pod: str) -> Mapping[str, Any]:
+    """Return what the pod's workflow shows of itself (``domain/gpu/summary.py``); it can be read while no worker runs.
 
     Raises ``ApplicationError`` (``unknown_pod``, not retried) if there is no such pod.
     """
@@ -87,5 +93,4 @@ async def pod_address(client: Client, pod: str) -> PodAddress:
         if error.status == RPCStatusCode.NOT_FOUND:
             raise ApplicationError(f"there is no GPU pod {pod}", type="unknown_pod", non_retryable=True) from error
         raise
-    memo = await described.memo()
-    return PodAddress.model_validate(memo["address"])
+    return await described.memo()

@@ -35,8 +35,6 @@ class WatchInput(Value):
     boot: str | None = None
     beliefs: dict[str, Belief] = Field(default_factory=dict)
     expected: tuple[str, ...] = ()
-    #: Tasks that hold model servers there.
-    holders: tuple[str, ...] = ()
 
 
 class LookOutput(Value):

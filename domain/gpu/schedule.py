@@ -48,8 +48,6 @@ class Watch(Value):
     beliefs: dict[str, Belief]
     #: Launches of this pod's servers that must be there.
     expected: tuple[str, ...]
-    #: Tasks that hold servers: looked up now and then, a closed one is reported.
-    holders: tuple[str, ...]
 
 
 class Inspect(Value):
@@ -158,14 +156,12 @@ def _watch(state: GpuPodState) -> Watch:
     for server in state.servers.values():
         if server.holds_lease and server.launch_id is not None and server.belief is not None:
             beliefs[server.launch_id] = server.belief
-    holders = {task for server in state.servers.values() for task in server.holders}
     return Watch(
         key=f"watch/{state.address_revision}",
         reachable=state.reachable,
         boot=state.boot,
         beliefs=beliefs,
         expected=_expected(state),
-        holders=tuple(sorted(holders)),
     )
 
 

@@ -33,7 +33,8 @@ def pod_state(state: GpuPodState) -> str:
 
 
 def memo(state: GpuPodState) -> dict[str, JsonValue]:
-    """Return what can be read while no worker runs: the address, reachability, GPUs and servers by state."""
+    """Return what can be read while no worker runs: the address, reachability, GPUs, servers by state, their holders."""
+    holders = {task for server in state.servers.values() for task in server.holders}
     counts: dict[str, JsonValue] = {}
     for server in state.servers.values():
         shown = shown_state(state, server)
@@ -47,6 +48,7 @@ def memo(state: GpuPodState) -> dict[str, JsonValue]:
         "reason": state.unreachable_reason,
         "gpus": describe_gpus(state.inventory) if state.inventory else "",
         "servers": counts,
+        "holders": [*sorted(holders)],
     }
 
 

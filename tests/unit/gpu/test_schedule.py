@@ -4,6 +4,7 @@ from domain.gpu.beliefs import differs
 from domain.gpu.commands import HolderTold, PodUnreachable, Remove
 from domain.gpu.observation import Exit, Observation
 from domain.gpu.schedule import Launch, Notify, Stop, Watch, is_settled, next_actions
+from domain.gpu.summary import memo
 from tests.unit.gpu.pod import EPOCH, Pod, exited, inventory, running, stopped
 
 LAUNCH = "box/qwen/1"
@@ -140,12 +141,12 @@ def test_a_task_that_let_go_is_told_nothing() -> None:
     assert pod.server().told == {}
 
 
-def test_the_watch_knows_who_holds_servers() -> None:
+def test_who_holds_servers_is_shown_and_the_watch_knows_what_must_be_there() -> None:
     pod = Pod(inventory(2))
     pod.attach("two", "a")
     pod.attach("one", "a")
     pod.attach("one", "b")
-    assert watch_of(pod).holders == ("one", "two")
+    assert memo(pod.state)["holders"] == ["one", "two"]
     assert watch_of(pod).expected == ()
     pod.launched("a")
     assert watch_of(pod).expected == ("box/a/1",)
