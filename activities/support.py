@@ -77,8 +77,17 @@ def _for_a_person(error: RemoteError, kind: str) -> ApplicationError:
 
 
 async def pod_address(client: Client, pod: str) -> PodAddress:
-    """Return the pod's newest address. Raises as ``pod_memo`` does."""
+    """Return the pod's newest address.
+
+    Raises as ``pod_memo`` does, and ``ApplicationError`` (``pod_removed``, not retried) for a pod that a person removed.
+    """
     memo = await pod_memo(client, pod)
+    if memo["state"] == "removed":
+        raise ApplicationError(
+            f"GPU pod {pod} was removed: what ran there cannot be looked at any more",
+            type="pod_removed",
+            non_retryable=True,
+        )
     return PodAddress.model_validate(memo["address"])
 
 

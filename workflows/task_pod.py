@@ -140,6 +140,8 @@ async def _run(action: schedule.RunCommand) -> BaseModel:
         )
     except ActivityError as error:
         refusal = definite_refusal(error)
+        if refusal.type == "pod_removed":
+            return commands.WorkstreamInterrupted(ws_id=action.ws_id, attempt=action.attempt, reason=refusal.message)
         return commands.FailWorkstream(
             ws_id=action.ws_id,
             attempt=action.attempt,

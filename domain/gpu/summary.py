@@ -33,7 +33,7 @@ def pod_state(state: GpuPodState) -> str:
 
 
 def memo(state: GpuPodState) -> dict[str, JsonValue]:
-    """Return what can be read while no worker runs: the address, reachability, GPUs, servers by state, their holders."""
+    """Return what can be read while no worker runs: address, reachability, GPUs, servers by state, who holds them."""
     holders = {task for server in state.servers.values() for task in server.holders}
     counts: dict[str, JsonValue] = {}
     for server in state.servers.values():
