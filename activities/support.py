@@ -79,7 +79,7 @@ def _for_a_person(error: RemoteError, kind: str) -> ApplicationError:
 async def pod_address(client: Client, pod: str) -> PodAddress:
     """Return the pod's newest address.
 
-    Raises as ``pod_memo`` does, and ``ApplicationError`` (``pod_removed``, not retried) for a pod that a person removed.
+    Raises as ``pod_memo`` does, and ``ApplicationError`` (``pod_removed``, not retried) for one that was removed.
     """
     memo = await pod_memo(client, pod)
     if memo["state"] == "removed":
