@@ -3,8 +3,8 @@
 import asyncio
 import os
 import shlex
+import shutil
 import signal
-import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
@@ -27,6 +27,7 @@ from podctl.client import PodctlClient
 from podctl.connection import connect
 from podctl.live import follow_pod, follow_task
 from podctl.paths import PodctlPaths
+from podctl.processes import free_ports
 from simulator.api import Gpu, MachineConfig, Settings, SimulatedMachine, simulate
 
 TASK = "kitchen-timer"
@@ -99,18 +100,24 @@ async def run_demo(*, keep: bool, console: Console) -> None:
     settings = Settings(load_seconds=LOAD_SECONDS, tokens_per_second=TOKENS_PER_SECOND)
     machine = MachineConfig(name=POD, gpus=(Gpu(),), settings=settings)
     console.print(f"Everything of this demonstration lives in {folder}")
-    async with simulate(folder / "machines", [machine]) as [simulated]:
-        story = Story(paths, console, simulated)
-        async with _temporal(story):
-            proof = await _tell(story)
-            if keep:
-                await _stay(story)
-    _conclude(console, proof, kept=keep)
+    try:
+        async with simulate(folder / "machines", [machine]) as [simulated]:
+            story = Story(paths, console, simulated)
+            async with _temporal(story):
+                _show_proof(story, await _tell(story))
+                if keep:
+                    await _stay(story)
+    except DemoFailed as error:
+        raise DemoFailed(f"{error}. Nothing is left running; logs and files are in {folder}") from error
+    if not keep:
+        # Only after all went well: what went wrong is looked for in these files.
+        await asyncio.to_thread(shutil.rmtree, folder)
+        console.print("\nNothing is left. To keep it up and look around: podctl demo --keep")
 
 
 @asynccontextmanager
 async def _temporal(story: Story) -> AsyncIterator[None]:
-    port, ui_port = _free_ports()
+    port, ui_port = free_ports(2)
     story.heading("Temporal and a worker start on this machine")
     try:
         await story.podctl("up", "--detach", "--port", str(port), "--ui-port", str(ui_port))
@@ -158,16 +165,13 @@ async def _tell(story: Story) -> Proof:
     return await gather_proof(story.server, story.machine, POD, TASK, workers=tuple(story.workers))
 
 
-def _conclude(console: Console, proof: Proof, *, kept: bool) -> None:
-    console.print()
-    console.print(Text("■ Proof", style="bold"))
+def _show_proof(story: Story, proof: Proof) -> None:
+    story.heading("Proof")
     for line in proof.lines:
         mark = Text("  ✔ ", style="green") if line.holds else Text("  ✘ ", style="red")
-        console.print(mark + Text(line.text))
+        story.console.print(mark + Text(line.text), soft_wrap=True)
     if not proof.holds:
         raise DemoFailed("what is marked ✘ should not be")
-    if not kept:
-        console.print("\nNothing is left running. To keep it up and look around: podctl demo --keep")
 
 
 async def _stay(story: Story) -> None:
@@ -264,11 +268,3 @@ def _write_files(folder: Path) -> tuple[Path, Path]:
 def _environment(paths: PodctlPaths) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TEMPORAL_")}
     return {**kept, **paths.environment()}
-
-
-def _free_ports() -> tuple[int, int]:
-    """Return two ports that nobody listens on now."""
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], other.getsockname()[1]
