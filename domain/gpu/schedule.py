@@ -157,7 +157,9 @@ def _watch(state: GpuPodState) -> Watch:
         if server.holds_lease and server.launch_id is not None and server.belief is not None:
             beliefs[server.launch_id] = server.belief
     return Watch(
-        key=f"watch/{state.address_revision}",
+        # With the launches: a watch that began before one was decided would take its end for that of a stranger's, and
+        # a server that dies between two looks would be loading for ever.
+        key="/".join(("watch", str(state.address_revision), *_expected(state))),
         reachable=state.reachable,
         boot=state.boot,
         beliefs=beliefs,

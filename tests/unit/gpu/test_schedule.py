@@ -11,7 +11,7 @@ LAUNCH = "box/qwen/1"
 
 
 def watch_of(pod: Pod) -> Watch:
-    watch = pod.actions()["watch/0"]
+    watch = next(action for action in pod.actions().values() if action.type == "watch")
     assert isinstance(watch, Watch)
     return watch
 
@@ -85,6 +85,16 @@ def test_a_watch_given_what_is_believed_sees_no_news_in_it() -> None:
     assert sees_news(pod)
     pod.observe()
     assert not sees_news(pod)
+
+
+def test_a_launch_that_ends_before_the_watch_sees_it_is_news_for_a_watch_of_its_own() -> None:
+    pod = Pod(inventory(1))
+    before = next(iter(pod.actions()))
+    pod.start()
+    pod.launched()
+    # The watch that was under way does not know the launch: it has to give way to one that does.
+    assert before not in pod.actions()
+    assert sees_news(pod, exited(LAUNCH, code=1))
 
 
 def test_what_only_moves_on_is_no_news() -> None:
