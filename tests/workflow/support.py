@@ -1,0 +1,186 @@
+"""What the tests of whole workflows share: tasks and pods to talk to, and waiting for what they become."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import JsonValue
+from temporalio.api.common.v1 import Payload
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import Client, WorkflowHandle
+from temporalio.common import RawValue
+
+from domain.entity import Event, Outcome
+from domain.gpu.catalog import builtin_catalog
+from domain.gpu.commands import PodInput, StartServer
+from domain.gpu.models import GpuPodState, ModelServer
+from domain.gpu.request import start_request
+from domain.gpu.ssh_target import parse_ssh
+from domain.ids import gpu_pod_workflow_id, task_workflow_id
+from domain.task.models import TaskConfig, TaskInput, TaskState
+from domain.task.plan_file import read_plan
+from podctl.client import PodctlClient, new_command_id
+from simulator.api import SimulatedMachine
+
+T = TypeVar("T")
+
+#: Seconds until a condition that does not come is a failure; far above what any of them takes on a loaded machine.
+PATIENCE = 60.0
+MODEL = "tiny/pretend"
+
+
+async def eventually(ask: Callable[[], Awaitable[T | None]], what: str) -> T:
+    """Return the first true answer of ``ask``; fails after PATIENCE seconds."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        answer = await ask()
+        if answer:
+            return answer
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"it never came true: {what}")
+
+
+class Task:
+    """One task on the test's server."""
+
+    def __init__(self, podctl: PodctlClient, task_id: str) -> None:
+        self.podctl = podctl
+        self.id = task_id
+        self.workflow_id = task_workflow_id(task_id)
+        self.handle: WorkflowHandle[Any, Any] = podctl.temporal.get_workflow_handle(self.workflow_id)
+
+    async def state(self) -> TaskState:
+        return await self.podctl.task(self.id)
+
+    async def until(self, condition: Callable[[TaskState], object], what: str) -> TaskState:
+        """Return the first state that fulfils ``condition``."""
+        last: list[TaskState] = []
+
+        async def ask() -> TaskState | None:
+            last[:] = [await self.state()]
+            return last[0] if condition(last[0]) else None
+
+        try:
+            return await eventually(ask, what)
+        except AssertionError as error:
+            error.add_note(last[0].model_dump_json(indent=1))
+            raise
+
+    async def reaches(self, phase: str) -> TaskState:
+        return await self.until(lambda state: state.phase == phase, f"task {self.id} reaches {phase}")
+
+    async def signal(self, signal: str, **payload: JsonValue) -> Outcome:
+        """Send a person's signal as podctl does and return its outcome."""
+        outcome = await self.podctl.signal_task(self.id, signal, {"by": "ann", **payload})
+        assert outcome is not None, "no worker processed the signal"
+        return outcome
+
+    async def ok(self, signal: str, **payload: JsonValue) -> None:
+        outcome = await self.signal(signal, **payload)
+        assert outcome.accepted, outcome
+
+    async def work_begins(self) -> None:
+        """Approve spec and plan."""
+        await self.ok("approve-spec")
+        await self.ok("approve-plan")
+
+    async def events(self) -> list[Event]:
+        """Return the events of the current run, as a live worker's query gives them."""
+        return [Event.model_validate(event) for event in await self.handle.query("events", 0)]
+
+    async def event_types(self) -> list[str]:
+        return [event.type for event in await self.events()]
+
+
+class Tasks:
+    """Makes tasks with ids of their own."""
+
+    def __init__(self, podctl: PodctlClient, unique: Callable[[str], str]) -> None:
+        self._podctl = podctl
+        self._unique = unique
+
+    async def create(
+        self, plan: str | None = None, spec: str | None = "do it", config: TaskConfig | None = None
+    ) -> Task:
+        task_id = self._unique("task")
+        given = TaskInput(
+            task_id=task_id,
+            title=f"Title of {task_id}",
+            by="ann",
+            command_id=new_command_id(),
+            spec=spec,
+            plan=None if plan is None else read_plan(plan, "plan.yaml"),
+            config=config or TaskConfig(),
+        )
+        await self._podctl.create_task(given)
+        return Task(self._podctl, task_id)
+
+
+class Pod:
+    """A simulated machine as a GPU pod."""
+
+    def __init__(self, podctl: PodctlClient, name: str, machine: SimulatedMachine) -> None:
+        self.podctl = podctl
+        self.name = name
+        self.machine = machine
+        self.workflow_id = gpu_pod_workflow_id(name)
+        self.handle: WorkflowHandle[Any, Any] = podctl.temporal.get_workflow_handle(self.workflow_id)
+
+    async def state(self) -> GpuPodState:
+        return await self.podctl.pod(self.name)
+
+    async def until(self, condition: Callable[[GpuPodState], object], what: str) -> GpuPodState:
+        last: list[GpuPodState] = []
+
+        async def ask() -> GpuPodState | None:
+            last[:] = [await self.state()]
+            return last[0] if condition(last[0]) else None
+
+        try:
+            return await eventually(ask, what)
+        except AssertionError as error:
+            error.add_note(last[0].model_dump_json(indent=1, exclude={"ledger"}))
+            raise
+
+    async def server_is(self, server: str, state: str) -> ModelServer:
+        pod = await self.until(
+            lambda pod: server in pod.servers and pod.servers[server].state == state, f"{server} is {state}"
+        )
+        return pod.servers[server]
+
+    async def start(self, server: str) -> None:
+        request = start_request(builtin_catalog(), MODEL, server)
+        await self.podctl.execute_pod(self.name, StartServer(request=request), by="ann")
+
+    async def event_types(self) -> list[str]:
+        return [event.type for event in (await self.podctl.log(self.workflow_id)).events]
+
+
+def pod_input(machine: SimulatedMachine, name: str) -> PodInput:
+    host_key = " ".join(machine.host_key.split()[:2])
+    return PodInput(
+        name=name,
+        ssh=parse_ssh(machine.ssh_command),
+        host_key=host_key,
+        root=f"~/.podctl-{name}",
+        by="ann",
+        command_id=new_command_id(),
+    )
+
+
+async def register(podctl: PodctlClient, machine: SimulatedMachine, name: str) -> Pod:
+    await podctl.register_pod(pod_input(machine, name))
+    return Pod(podctl, name, machine)
+
+
+async def history_types(client: Client, workflow_id: str, run_id: str | None = None) -> Counter[str]:
+    """Return how often each type of history event stands in a run."""
+    history = await client.get_workflow_handle(workflow_id, run_id=run_id).fetch_history()
+    return Counter(EventType.Name(event.event_type).removeprefix("EVENT_TYPE_") for event in history.events)
+
+
+def raw(data: bytes, encoding: str = "json/plain", metadata: Mapping[str, bytes] | None = None) -> RawValue:
+    """Return an argument that is sent exactly so, past every converter."""
+    return RawValue(Payload(metadata={"encoding": encoding.encode(), **(metadata or {})}, data=data))
