@@ -103,7 +103,6 @@ class Entity(Generic[S]):
         #: The command ids of this run's signals in the order of history, for the reader.
         self.signal_command_ids: list[str] = []
         self._changed = True
-        self._shown: tuple[Any, Any] | None = None
         self._decide()
 
     # -- messages ------------------------------------------------------------------------------------------------
@@ -264,13 +263,15 @@ class Entity(Generic[S]):
         self._changed = True
 
     def _show(self) -> None:
-        memo = dict(self._view.memo(self.state))
-        attributes = list(self._view.search_attributes(self.state))
-        if self._shown is None or memo != self._shown[0]:
+        """Show the state in Temporal's list and Web UI; what is shown already adds no event."""
+        shown = workflow.memo()
+        memo = {name: value for name, value in self._view.memo(self.state).items() if shown.get(name) != value}
+        if memo:
             workflow.upsert_memo(memo)
-        if attributes and (self._shown is None or attributes != self._shown[1]):
+        found = workflow.info().typed_search_attributes
+        attributes = [a for a in self._view.search_attributes(self.state) if found.get(a.key) != a.value]
+        if attributes:
             workflow.upsert_search_attributes(attributes)
-        self._shown = (memo, attributes)
         workflow.set_current_details(self._view.details(self.state))
 
 

@@ -16,10 +16,10 @@ from workflows.search_attributes import GPU_POD, MODEL, STATE
 with workflow.unsafe.imports_passed_through():
     from pydantic import BaseModel, JsonValue
 
-    from domain.entity import Outcome, Value
+    from domain.entity import Outcome
     from domain.errors import Rejected
     from domain.gpu import commands, rules, schedule, summary
-    from domain.gpu.commands import Envelope, PodInput
+    from domain.gpu.commands import Envelope
     from domain.gpu.models import GpuPodState
     from domain.ids import task_workflow_id
     from workflows.messages import (
@@ -27,22 +27,16 @@ with workflow.unsafe.imports_passed_through():
         LaunchInput,
         LaunchOutput,
         LookOutput,
+        PodStart,
         StopInput,
         StopOutput,
         WatchInput,
     )
 
 
-class Start(Value):
-    """What a run begins with: a new pod, or the state that the run before it left."""
-
-    create: PodInput | None = None
-    state: GpuPodState | None = None
-
-
 def _search_attributes(state: GpuPodState) -> list[SearchAttributeUpdate[Any]]:
     values = summary.search_attributes(state)
-    return [STATE.value_set(values.state), GPU_POD.value_set([values.gpu_pod]), MODEL.value_set(values.models)]
+    return [STATE.value_set(values.state), GPU_POD.value_set([values.gpu_pod]), MODEL.value_set([*values.models])]
 
 
 def _no_signals(name: str, _arguments: list[object]) -> object:
@@ -71,7 +65,7 @@ class GpuPodWorkflow(EntityWorkflow[GpuPodState]):
     def __init__(self, *arguments: JsonValue) -> None:
         super().__init__(RULES, VIEW)
         with self.starting():
-            given = Start.model_validate(self.only(arguments))
+            given = PodStart.model_validate(self.only(arguments))
             if given.state is not None:
                 self.begin(given.state)
             elif given.create is not None:
@@ -81,7 +75,7 @@ class GpuPodWorkflow(EntityWorkflow[GpuPodState]):
     async def run(self, *arguments: JsonValue) -> None:  # noqa: ARG002 - the same as __init__'s
         """Run until the pod is removed and everybody who has to know does."""
         if not await self.entity.run(self._perform):
-            workflow.continue_as_new(Start(state=self.entity.state).model_dump(mode="json"))
+            workflow.continue_as_new(PodStart(state=self.entity.state).model_dump(mode="json"))
 
     @workflow.update(name=names.EXECUTE, description="Carry out a command; refused ones leave no trace")
     async def execute(self, envelope: Envelope) -> Outcome:

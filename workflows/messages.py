@@ -1,4 +1,7 @@
-"""Inputs and outputs of activities. They stand in histories for ever: new fields have defaults, none is renamed."""
+"""What workflows begin with, inputs and outputs of activities.
+
+They stand in histories for ever: new fields have defaults, none is renamed.
+"""
 
 from typing import Annotated
 
@@ -10,13 +13,28 @@ from domain.gpu.commands import (
     InspectionFailed,
     LaunchDone,
     LaunchFailed,
+    PodInput,
     PodObserved,
     PodUnreachable,
     StopDone,
     StopFailed,
 )
-from domain.gpu.models import Belief, StartPlan
-from domain.task.models import CommandExecutor, ModelServerDraft, Result
+from domain.gpu.models import Belief, GpuPodState, StartPlan
+from domain.task.models import CommandExecutor, ModelServerDraft, Result, TaskInput, TaskState
+
+
+class TaskStart(Value):
+    """What a run of a task pod begins with: a new task, or the state that the run before it left."""
+
+    create: TaskInput | None = None
+    state: TaskState | None = None
+
+
+class PodStart(Value):
+    """What a run of a GPU pod begins with: a new pod, or the state that the run before it left."""
+
+    create: PodInput | None = None
+    state: GpuPodState | None = None
 
 
 class InspectInput(Value):

@@ -16,11 +16,11 @@ from workflows.search_attributes import GPU_POD, MODEL, NEEDS_APPROVAL, PHASE
 with workflow.unsafe.imports_passed_through():
     from pydantic import BaseModel, JsonValue
 
-    from domain.entity import Outcome, Value
+    from domain.entity import Outcome
     from domain.gpu.commands import StopFailed
     from domain.task import commands, rules, schedule, signals, summary
     from domain.task.commands import Envelope
-    from domain.task.models import TaskInput, TaskState
+    from domain.task.models import TaskState
     from workflows.messages import (
         AttachInput,
         AttachOutput,
@@ -29,17 +29,11 @@ with workflow.unsafe.imports_passed_through():
         RunOutput,
         StopInput,
         StopOutput,
+        TaskStart,
     )
 
 #: Seconds between TERM and KILL for a run that a person ended.
 RUN_GRACE = 10.0
-
-
-class Start(Value):
-    """What a run begins with: a new task, or the state that the run before it left."""
-
-    create: TaskInput | None = None
-    state: TaskState | None = None
 
 
 def _search_attributes(state: TaskState) -> list[SearchAttributeUpdate[Any]]:
@@ -47,8 +41,8 @@ def _search_attributes(state: TaskState) -> list[SearchAttributeUpdate[Any]]:
     return [
         PHASE.value_set(values.phase),
         NEEDS_APPROVAL.value_set(values.needs_approval),
-        GPU_POD.value_set(values.gpu_pods),
-        MODEL.value_set(values.models),
+        GPU_POD.value_set([*values.gpu_pods]),
+        MODEL.value_set([*values.models]),
     ]
 
 
@@ -71,7 +65,7 @@ class TaskPodWorkflow(EntityWorkflow[TaskState]):
     def __init__(self, *arguments: JsonValue) -> None:
         super().__init__(RULES, VIEW)
         with self.starting():
-            given = Start.model_validate(self.only(arguments))
+            given = TaskStart.model_validate(self.only(arguments))
             if given.state is not None:
                 self.begin(given.state)
             elif given.create is not None:
@@ -81,7 +75,7 @@ class TaskPodWorkflow(EntityWorkflow[TaskState]):
     async def run(self, *arguments: JsonValue) -> None:  # noqa: ARG002 - the same as __init__'s
         """Run until the task is final and everything it used is released."""
         if not await self.entity.run(self._perform):
-            workflow.continue_as_new(Start(state=self.entity.state).model_dump(mode="json"))
+            workflow.continue_as_new(TaskStart(state=self.entity.state).model_dump(mode="json"))
 
     @workflow.update(name=names.EXECUTE, description="Carry out a command; refused ones leave no trace")
     async def execute(self, envelope: Envelope) -> Outcome:

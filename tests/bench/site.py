@@ -61,7 +61,9 @@ async def site(folder: Path) -> AsyncIterator[Site]:
     paths = PodctlPaths(config=folder / "config", data=folder / "data")
     paths.data.mkdir(parents=True)
     for name in tuple(os.environ):
-        if name.startswith("TEMPORAL_"):
+        # Nothing of the user's Temporal; and bytecode is kept, as it is wherever podctl is installed: where a machine
+        # forbids it, every start would compile all that it loads.
+        if name.startswith("TEMPORAL_") or name == "PYTHONDONTWRITEBYTECODE":
             del os.environ[name]
     os.environ.update(paths.environment(), TEMPORAL_CONFIG_FILE=os.devnull)
     port, ui_port = free_ports(2)
