@@ -1,6 +1,5 @@
 """`podctl events`, `podctl watch`, `podctl inbox`: what happened, what happens, what waits for a person."""
 
-import asyncio
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 def events(
     task: Annotated[
-        str | None, typer.Argument(metavar="[TASK]", autocompletion=complete_task, help="The task's id.")
+        str | None, typer.Argument(metavar="TASK", autocompletion=complete_task, help="The task's id.")
     ] = None,
     *,
     pod: Annotated[
@@ -146,6 +145,8 @@ async def _watch_live(task: str) -> None:
 
 
 async def _read_inbox() -> "list[InboxRow]":
+    import asyncio
+
     from podctl.listing import inbox_rows
 
     client = await open_client()

@@ -43,7 +43,7 @@ def pods(context: typer.Context, *, output: OutputOption = Format.TABLE) -> None
         rows = run_async(_read_rows(), when_interrupted="nothing was changed: `podctl pods` again")
         offline = ""
     except NoServer as error:
-        from podctl.listing import cached_pod_row
+        from podctl.pod_cache import cached_pod_row
 
         rows = [cached_pod_row(known, name) for name in known.pods]
         offline = f"as last seen: {error}"
@@ -100,7 +100,7 @@ def add(
 @app.command("set")
 def set_address(
     name: PodArgument,
-    ssh: Annotated[str | None, typer.Argument(metavar="[SSH]", help="How it is reached now; else as before.")] = None,
+    ssh: Annotated[str | None, typer.Argument(metavar="SSH", help="How it is reached now; else as before.")] = None,
     *,
     accept_host_key: AcceptOption = None,
     by: AsOption = None,
@@ -157,7 +157,7 @@ def show(name: PodArgument, *, output: OutputOption = Format.TABLE) -> None:
     """Show a pod: its address, since when it answers or not and what is kept, its GPUs and model servers."""
     from cli.render import pod_view, print_view
     from podctl.listing import pod_document
-    from podctl.pods import remember
+    from podctl.pod_cache import remember
 
     async def read() -> "GpuPodState":
         return await (await open_client()).pod(name)
@@ -174,9 +174,9 @@ async def _read_rows() -> "list[PodRow]":
     """Return the rows of the user's pods as their workflows say, all asked at once."""
     import asyncio
 
-    from podctl.client import ClientError
-    from podctl.listing import cached_pod_row, pod_row
-    from podctl.pods import remember
+    from podctl.client import NotFound
+    from podctl.listing import pod_row
+    from podctl.pod_cache import cached_pod_row, remember
 
     file = pods_file()
     known = file.read()
@@ -185,7 +185,7 @@ async def _read_rows() -> "list[PodRow]":
     async def read(name: str) -> "GpuPodState | None":
         try:
             return await client.pod(name)
-        except (ClientError, ValueError):  # the server has no such pod, or nobody has taken it up yet
+        except NotFound:
             return None
 
     states = dict(zip(known.pods, await asyncio.gather(*(read(name) for name in known.pods)), strict=True))
@@ -202,7 +202,7 @@ async def _first_look(name: str) -> "GpuPodState | None":
     import contextlib
 
     from podctl.live import follow_pod
-    from podctl.pods import remember
+    from podctl.pod_cache import remember
 
     client = await open_client()
     print_progress("looking at the machine …")

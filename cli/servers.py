@@ -87,7 +87,7 @@ def start(  # noqa: PLR0913  # a command has as many parameters as options
 def stop(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", autocompletion=complete_server, help="The model server; else all on the pod."),
+        typer.Argument(metavar="NAME", autocompletion=complete_server, help="The model server; else all on the pod."),
     ] = None,
     *,
     pod: PodOption = None,
@@ -111,7 +111,7 @@ def list_servers(*, pod: PodOption = None, output: OutputOption = Format.TABLE) 
     """List the model servers of a pod, in whatever state, with their place in the queue."""
     from cli.render import ago, unreachable_note
     from podctl.listing import server_rows
-    from podctl.pods import remember
+    from podctl.pod_cache import remember
 
     chosen = chosen_pod(pod)
 

@@ -202,12 +202,12 @@ async def _send(saying: _Saying, by: str, output: Format) -> dict[str, Any]:
     report: dict[str, Any] = {"task": saying.task, "signal": saying.signal}
     if saying.gate is not None:
         standing = await shown(client, saying.task, saying.gate)
-        if standing is not None and standing.revision:
+        if standing.revision:
             payload.setdefault("revision", standing.revision)
             report |= {"title": standing.title, "revision": payload["revision"]}
             report |= {"digest": standing.digest if payload["revision"] == standing.revision else None}
         if output is Format.TABLE:
-            print(_what_is_approved(standing, saying, payload.get("revision")), flush=True)
+            print(_what_is_approved(standing, payload.get("revision")), flush=True)
     command_id = new_command_id()
     outcome = await client.signal_task(saying.task, saying.signal, {**payload, "by": by, "command_id": command_id})
     if outcome is not None and not outcome.accepted:
@@ -215,10 +215,8 @@ async def _send(saying: _Saying, by: str, output: Format) -> dict[str, Any]:
     return {**report, "command_id": command_id, "status": "recorded" if outcome is None else "accepted"}
 
 
-def _what_is_approved(standing: "Shown | None", saying: _Saying, revision: int | None) -> str:
-    if standing is None:
-        return f"approving the {saying.gate} of task {saying.task}, which no worker has taken up yet: no revision named"
-    what = f"the {saying.gate} of task {saying.task} ({standing.title})"
+def _what_is_approved(standing: "Shown", revision: int | None) -> str:
+    what = f"the {standing.gate} of task {standing.task} ({standing.title})"
     if not standing.revision:
         return f"approving {what}: there is none yet"
     digest = f", digest {standing.digest}" if revision == standing.revision else ""

@@ -44,7 +44,7 @@ def simulate(
 def fault(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The simulated machine.")],
     what: Annotated[str, typer.Argument(metavar="FAULT", help="An unknown one is answered with those there are.")],
-    value: Annotated[str | None, typer.Argument(metavar="[VALUE]", help="Seconds, a server or a setting.")] = None,
+    value: Annotated[str | None, typer.Argument(metavar="VALUE", help="Seconds, a server or a setting.")] = None,
 ) -> None:
     """Break a simulated machine in one of the ways in which machines break."""
     from simulator.main import fault as do

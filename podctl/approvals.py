@@ -21,15 +21,12 @@ class Shown:
     digest: str
 
 
-async def shown(client: PodctlClient, task_id: str, gate: Gate) -> Shown | None:
-    """Return what stands at a gate of a task, None if no worker has taken the task up yet.
+async def shown(client: PodctlClient, task_id: str, gate: Gate) -> Shown:
+    """Return what stands at a gate of a task, and what an approval that is sent now is to name.
 
-    Read from the history, so it needs no worker and is what an approval sent now is bound to. Raises ``NotFound``.
+    Read from the history, so it needs no worker. Raises ``NotFound``.
     """
-    try:
-        state = (await client.log(task_workflow_id(task_id))).state
-    except ValueError:  # the history holds nothing but the start
-        return None
+    state = (await client.log(task_workflow_id(task_id))).state
     if not isinstance(state, TaskState):
         raise TypeError(type(state).__name__)
     subject = {"spec": state.spec, "plan": state.plan, "review": state.review}[gate]

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from domain.gpu.inventory import describe_gpus, gpu_type
+from domain.gpu.inventory import describe_gpus
 from domain.gpu.models import Failure, GpuPodState, ModelServer, shown_state
 from domain.gpu.queue import queue, waits_for
 from domain.gpu.schedule import detail
@@ -15,7 +15,6 @@ from domain.gpu.summary import pod_state
 from domain.task import waits as task_waits
 from domain.task.models import FINAL_PHASES, InboxItem, Phase, TaskState
 from podctl.client import Summary
-from podctl.pods_file import KnownPod, KnownPods
 
 
 @dataclass(frozen=True)
@@ -159,31 +158,10 @@ def pod_row(state: GpuPodState, *, active: bool) -> PodRow:
     )
 
 
-def cached_pod_row(known: KnownPods, name: str, *, state: str | None = None) -> PodRow:
-    """Return a pod's row as `pods.json` remembers it; ``state`` says what is known better."""
-    pod = known.pods[name]
-    extra: Mapping[str, Any] = pod.model_extra or {}
-    reachable = extra.get("reachable")
-    remembered = "new" if reachable is None else "reachable" if reachable else "unreachable"
-    return PodRow(
-        name=name,
-        active=known.active == name,
-        ssh=pod.ssh,
-        state=state or remembered,
-        since=_text(extra.get("reachable_since")),
-        reason=_text(extra.get("unreachable_reason")) or "",
-        gpus=_gpus(pod),
-        servers=_count(pod),
-        vllm=_text(extra.get("vllm")),
-        cached=True,
-        seen_at=_text(extra.get("seen_at")),
-    )
-
-
-def pod_document(state: GpuPodState) -> dict[str, JsonValue]:
+def pod_document(state: GpuPodState) -> dict[str, Any]:
     """Return a pod whole, without the ledger of its commands; its model servers are rows."""
-    document: dict[str, JsonValue] = state.model_dump(mode="json", exclude={"ledger", "servers"})
-    return {**document, "state": pod_state(state)}
+    document: dict[str, Any] = state.model_dump(mode="json", exclude={"ledger", "servers"})
+    return {**document, "state": pod_state(state), "servers": server_rows(state)}
 
 
 def server_rows(state: GpuPodState) -> list[ServerRow]:
@@ -221,51 +199,6 @@ def held_gpus(state: GpuPodState, server: ModelServer) -> tuple[int, ...]:
     if server.plan is None or not server.holds_lease or state.inventory is None:
         return ()
     return tuple(gpu.index for gpu in state.inventory.gpus if gpu.uuid in server.plan.gpus)
-
-
-def seen(state: GpuPodState) -> dict[str, JsonValue]:
-    """Return what `pods.json` remembers of a pod: see ``cached_pod_row``."""
-    gpus = state.inventory.gpus if state.inventory else ()
-    return {
-        "ssh": state.ssh.command,
-        "gpus": [
-            {
-                "id": gpu.index,
-                "name": gpu_type(gpu.name),
-                "memory": f"{gpu.memory_total_mib} MiB" if gpu.memory_total_mib is not None else "unknown",
-            }
-            for gpu in gpus
-        ],
-        "models": {
-            server.name: {
-                "model": server.model,
-                "port": server.plan.port if server.plan else None,
-                "gpu": [*held_gpus(state, server)],
-                "pid": server.pid,
-                "state": shown_state(state, server),
-            }
-            for server in state.servers.values()
-            if not server.finished
-        },
-        "reachable": state.reachable,
-        "reachable_since": state.since.isoformat(timespec="seconds"),
-        "unreachable_reason": state.unreachable_reason,
-        "vllm": state.inventory.vllm.version if state.inventory else None,
-    }
-
-
-def _gpus(pod: KnownPod) -> str:
-    names = [gpu.name for gpu in pod.gpus]
-    return ", ".join(f"{names.count(name)} \N{MULTIPLICATION SIGN} {name}" for name in dict.fromkeys(names))
-
-
-def _count(pod: KnownPod) -> dict[str, int]:
-    states = [str(server.get("state", "unknown")) for server in pod.models.values() if isinstance(server, Mapping)]
-    return {state: states.count(state) for state in dict.fromkeys(states)}
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
 
 
 def inbox_rows(states: Sequence[TaskState]) -> list[InboxRow]:

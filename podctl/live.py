@@ -1,7 +1,5 @@
 """States as they change: each new one as soon as the server tells that something happened. No timer asks."""
 
-import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
@@ -25,29 +23,12 @@ def follow_pod(client: PodctlClient, name: str) -> AsyncIterator[GpuPodState]:
 
 
 async def _follow(client: PodctlClient, workflow_id: str, read: Callable[[], Awaitable[S]]) -> AsyncIterator[S]:
-    """Read the state again after events; those that come while it is being read are one change."""
+    """Read the state again after an event that it does not have yet: those that came together are one change."""
     state = await read()
     yield state
-    changed = asyncio.Event()
-
-    async def listen(since: int) -> None:
-        try:
-            async for _ in client.follow(workflow_id, since):
-                changed.set()
-        finally:
-            changed.set()
-
-    listening = asyncio.create_task(listen(state.sequence))
-    try:
-        while not listening.done():
-            await changed.wait()
-            changed.clear()
+    async for event in client.follow(workflow_id, state.sequence):
+        if event.sequence > state.sequence:
             newer = await read()
             if newer.sequence > state.sequence:
                 state = newer
                 yield state
-        await listening  # what ended it, if it was an error
-    finally:
-        listening.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(listening, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Pods of this user: added with a pinned host key, moved, removed, and what was last seen of them kept for offline use.
+"""Pods of this user: added with a pinned host key, moved, removed.
 
 The pod's workflow owns everything about the machine; `pods.json` says which pods this user knows. Both are changed
 here, the workflow first: what is in the file alone would be a pod that nobody watches.
@@ -9,22 +9,16 @@ HostKeyRefused      the host key that the machine shows is not the one that is a
 """
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
 from domain.gpu.commands import PodInput, Remove, SetAddress
-from domain.gpu.models import GpuPodState, PodAddress
+from domain.gpu.models import PodAddress
 from domain.gpu.ssh_target import SshTarget, parse_ssh
 from domain.ids import check_name
 from podctl.client import AlreadyExists, ClientError, NotFound, PodctlClient, new_command_id
-from podctl.listing import seen
 from podctl.pods_file import KnownPod, KnownPods, PodsFile
 from remote.errors import Unreachable
 from remote.ssh import HostKey, fetch_host_key
-
-#: What has not changed is written down again no more often than this.
-SEEN_AGAIN = timedelta(minutes=1)
 
 
 class HostKeyRefused(ClientError):
@@ -137,28 +131,6 @@ async def remove_pod(client: PodctlClient, file: PodsFile, name: str, *, lost: b
     if name in known.pods:
         file.remove(name)
     return existed
-
-
-def remember(file: PodsFile, states: Sequence[GpuPodState]) -> None:
-    """Keep what was seen of known pods in the file, for a day without a server."""
-    known = file.read()
-    now = datetime.now(UTC)
-    for state in states:
-        pod = known.pods.get(state.name)
-        if pod is None:
-            continue
-        news = seen(state)
-        before = pod.model_dump(mode="json")
-        if any(before.get(field) != value for field, value in news.items()) or _is_old(before.get("seen_at"), now):
-            file.update(state.name, **news, seen_at=now.isoformat(timespec="seconds"))
-
-
-def _is_old(seen_at: object, now: datetime) -> bool:
-    """Return whether it is time to write down that nothing has changed."""
-    try:
-        return not isinstance(seen_at, str) or now - datetime.fromisoformat(seen_at) > SEEN_AGAIN
-    except (ValueError, TypeError):  # written by somebody else, perhaps without a zone
-        return True
 
 
 def _remember_address(file: PodsFile, name: str, target: SshTarget) -> KnownPods:

@@ -1,0 +1,148 @@
+"""What follows a task as it happens, in a terminal and in a pipe, until it is over or until Ctrl-C."""
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from podctl.client import PodctlClient
+from tests.workflow.cli.support import CommandLine
+from tests.workflow.support import eventually
+
+PLAN = "workstreams: [{id: only, title: Only, executor: signal}]\n"
+
+
+@pytest.fixture
+async def task(podctl: CommandLine, unique: Callable[[str], str], tmp_path: Path) -> str:
+    name = unique("task")
+    for file, text in (("spec.md", "do it"), ("plan.yaml", PLAN)):
+        (tmp_path / file).write_text(text)
+    files = ("--spec", str(tmp_path / "spec.md"), "--plan", str(tmp_path / "plan.yaml"))
+    await podctl("task", "create", "A title", "--id", name, *files, "--gates", "spec=auto,plan=auto")
+    return name
+
+
+async def complete(podctl: CommandLine, task: str) -> None:
+    await podctl("signal", "workstream-result", task, "only")
+    await podctl("signal", "approve-review", task)
+
+
+async def test_events_are_followed_until_the_task_is_over(podctl: CommandLine, task: str) -> None:
+    async with podctl.started("events", task, "-f", "-o", "json") as following:
+        await following.line("workstream_started")
+        await complete(podctl, task)
+        done = await following.ended()
+    assert done.status == 0
+    types = [json.loads(line)["type"] for line in done.output.splitlines()]
+    assert "workstream_completed" in types
+    assert types[-1] == "phase_changed"
+    shown = await podctl("events", task, "-o", "json")
+    assert shown.output.endswith(done.output)
+
+
+async def test_ctrl_c_leaves_the_task_alone_and_says_how_to_look_again(podctl: CommandLine, task: str) -> None:
+    for command, again in (
+        (("watch", task), f"podctl watch {task}"),
+        (("events", task, "-f"), f"podctl events {task} --follow"),
+    ):
+        async with podctl.started(*command) as following:
+            await following.line("workstream_started")
+            following.interrupt()
+            done = await following.ended()
+        assert done.status == 130
+        assert again in done.errors
+        assert "Traceback" not in done.errors
+    assert (await podctl.json("task", "show", task))["phase"] == "workstream_execution"
+
+
+async def test_watch_gives_programs_a_state_a_line(podctl: CommandLine, task: str) -> None:
+    async with podctl.started("watch", task, "-o", "json") as watching:
+        first = json.loads(await watching.line())
+        assert first["task_id"] == task
+        await complete(podctl, task)
+        done = await watching.ended()
+    states = [json.loads(line) for line in done.output.splitlines()]
+    assert states[-1]["phase"] == "completed"
+    assert states[-1]["waits_for"] == []
+
+
+async def test_watch_shows_a_terminal_the_task_as_it_is(podctl: CommandLine, task: str) -> None:
+    ours, its = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "cli", "watch", task),
+        env={**os.environ, **podctl.environment, "TERM": "xterm", "COLUMNS": "120"},
+        stdin=its,
+        stdout=its,
+        stderr=its,
+    )
+    os.close(its)
+    os.set_blocking(ours, False)
+    seen = bytearray()
+
+    async def shows(words: bytes) -> bool:
+        # Nothing to read just now, or its end has been closed.
+        with contextlib.suppress(OSError):
+            seen.extend(os.read(ours, 1 << 16))
+        return words in seen
+
+    try:
+        await eventually(lambda: shows(b"in progress"), "the workstream is shown in progress")
+        await complete(podctl, task)
+        await eventually(lambda: shows(b"completed"), "the task is shown completed")
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        os.close(ours)
+
+
+async def test_without_a_worker_what_people_say_is_recorded_and_processed_later(
+    podctl_without_worker: CommandLine, unique: Callable[[str], str], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    podctl = podctl_without_worker
+    name = unique("task")
+    spec = tmp_path / "spec.md"
+    spec.write_text("do it")
+    await podctl("task", "create", "Later", "--id", name, "--spec", str(spec))
+    [row] = [row for row in await podctl.json("task", "list") if row["task"] == name]
+    assert (row["phase"], row["waits_for"]) == ("spec_clarification", ["a worker takes it up: podctl up"])
+    said = await podctl("signal", "approve-spec", name)
+    assert f"approving the spec of task {name} (Later): revision 1, digest " in said.output
+    assert "recorded, not processed yet (is a worker running? podctl status)" in said.output
+    assert (await podctl.json("task", "show", name))["title"] == "Later"
+    assert "task_created" in (await podctl("events", name)).output
+
+    working: PodctlClient = request.getfixturevalue("working")
+
+    async def is_approved() -> bool:
+        return (await working.task(name)).spec.approval is not None
+
+    await eventually(is_approved, "the approval is processed")
+    assert (await podctl.json("task", "show", name))["spec"]["approval"]["revision_named"] is True
+
+
+async def test_names_are_completed_from_the_server_and_the_cache(
+    podctl: CommandLine, task: str, gpu_pod: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cli.complete import complete_pod, complete_server, complete_task
+
+    await podctl("start", "tiny/pretend", "--name", "one")
+    await podctl("list")
+    for name, value in podctl.environment.items():
+        monkeypatch.setenv(name, value)
+    assert await asyncio.to_thread(complete_task, task[:8]) == [task]
+    assert complete_pod("pod-") == [gpu_pod]
+    assert complete_server("o") == ["one"]
+    assert complete_server("x") == []
+    monkeypatch.setenv("PODCTL_CONFIG_DIR", str(podctl.paths.data))
+    monkeypatch.setenv("TEMPORAL_ADDRESS", "127.0.0.1:1")
+    assert complete_pod("") == []
+    assert complete_server("") == []
+    assert await asyncio.to_thread(complete_task, "") == []

@@ -1,0 +1,213 @@
+"""`podctl task`, `signal`, `inbox`, `events`: a task from wish to completed, and what is refused on the way."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from domain.task.commands import UpdateSpec
+from podctl.client import PodctlClient
+from tests.workflow.cli.support import CommandLine
+
+PLAN = """
+summary: two parts
+workstreams:
+  - {id: first, title: First, executor: signal}
+  - {id: second, title: Second, depends_on: [first], executor: signal}
+"""
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> str:
+    path = tmp_path / "plan.yaml"
+    path.write_text(PLAN)
+    return str(path)
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> str:
+    path = tmp_path / "spec.md"
+    path.write_text("# What is wanted\n\nAll of *it*.\n")
+    return str(path)
+
+
+@pytest.fixture
+async def task(podctl: CommandLine, unique: Callable[[str], str], spec: str, plan: str) -> str:
+    name = unique("task")
+    await podctl("task", "create", "A title", "--id", name, "--spec", spec, "--plan", plan, "--as", "ann")
+    return name
+
+
+async def test_a_task_from_wish_to_completed(podctl: CommandLine, task: str) -> None:
+    approved = await podctl("signal", "approve-spec", task, "--as", "ann")
+    shown = await podctl.json("task", "show", task)
+    assert (
+        f"approving the spec of task {task} (A title): revision 1, digest {shown['spec']['digest']}" in approved.output
+    )
+    assert "spec approved, by ann" in approved.output
+    assert shown["phase"] == "planning"
+    assert shown["spec"]["approval"]["by"] == "ann"
+    assert shown["spec"]["approval"]["revision_named"] is True
+
+    [waits] = [row for row in await podctl.json("inbox") if row["task"] == task]
+    assert waits["command"] == f"podctl signal approve-plan {task}"
+    report = await podctl.json("signal", "approve-plan", task, "--as", "bob", "--comment", "go")
+    assert report == {
+        "task": task,
+        "signal": "approve-plan",
+        "title": "A title",
+        "revision": 1,
+        "digest": shown["plan"]["digest"],
+        "command_id": report["command_id"],
+        "status": "accepted",
+    }
+
+    await podctl("signal", "message", task, "how is it going?", "--type", "question", "--workstream", "first")
+    await podctl("signal", "workstream-result", task, "first", "--result", "done by hand", "--artifact", "out.txt")
+    await podctl("signal", "workstream-result", task, "second")
+    [row] = [row for row in await podctl.json("task", "list") if row["task"] == task]
+    assert (row["title"], row["phase"], row["progress"]) == ("A title", "review", "2/2")
+    assert row["needs_approval"] is True
+    await podctl("signal", "approve-review", task)
+
+    shown = await podctl("task", "show", task)
+    for words in ("completed", "All of *it*.", "approved by bob", "done by hand", "how is it going?"):
+        assert words in shown.output
+    assert not any(line.endswith(" ") for line in shown.output.splitlines())
+    assert "\x1b" not in shown.output
+    assert (await podctl("task", "cancel", task, status=1)).errors.startswith("error: already_terminal")
+
+
+async def test_events_are_lines_or_json_lines_and_begin_after_since(podctl: CommandLine, task: str) -> None:
+    await podctl("signal", "approve-spec", task, "--as", "ann")
+    lines = (await podctl("events", task, "-o", "json")).output.splitlines()
+    types = [line.split('"type":"')[1].split('"')[0] for line in lines]
+    assert types[:3] == ["task_created", "spec_updated", "plan_updated"]
+    assert "spec_approved" in types
+    assert (await podctl("events", task, "--since", "2", "-o", "json")).output.splitlines() == lines[2:]
+    table = (await podctl("events", task)).output.splitlines()
+    assert len(table) == len(lines)
+    approved = table[types.index("spec_approved")]
+    assert " ann " in approved
+    assert "revision=1" in approved
+
+
+async def test_what_comes_too_early_twice_or_too_late_is_refused_with_its_code(
+    podctl: CommandLine, working: PodctlClient, task: str, unique: Callable[[str], str]
+) -> None:
+    empty = unique("task")
+    await podctl("task", "create", "Nothing yet", "--id", empty)
+    assert (await podctl("signal", "approve-spec", empty, status=1)).errors.startswith("error: spec_empty: ")
+    assert (await podctl("signal", "approve-plan", empty, status=1)).errors.startswith("error: invalid_phase: ")
+    assert (await podctl("signal", "approve", empty, status=1)).errors.startswith("error: nothing_to_approve: ")
+
+    await working.execute_task(task, UpdateSpec(content="another one"), by="bob")
+    stale = await podctl("signal", "approve-spec", task, "--revision", "1", status=1)
+    assert stale.errors.startswith("error: stale_revision: ")
+    assert "revision 2" in (await podctl("signal", "approve-spec", task)).output
+    assert (await podctl("signal", "approve-spec", task, status=1)).errors.startswith("error: already_approved: ")
+    assert (await podctl("signal", "reject", task, "--gate", "review", status=1)).errors.startswith(
+        "error: nothing_to_approve: "
+    )
+    refused = await podctl("signal", "workstream-result", task, "first", status=1)
+    assert refused.errors.startswith("error: invalid_phase: ")
+    shown = await podctl.json("task", "show", task)
+    assert [refusal["code"] for refusal in shown["refusals"]][:2] == ["stale_revision", "already_approved"]
+
+
+async def test_a_rejected_plan_stays_with_the_reason(podctl: CommandLine, task: str) -> None:
+    await podctl("signal", "approve-spec", task)
+    await podctl("signal", "reject", task, "--comment", "tests are missing", "--as", "bob")
+    shown = await podctl.json("task", "show", task)
+    assert shown["phase"] == "planning"
+    assert shown["plan"]["rejection"]["comment"] == "tests are missing"
+    assert "sent back by bob" in (await podctl("task", "show", task)).output
+
+
+async def test_cancel_ends_a_task_with_its_reason(podctl: CommandLine, task: str) -> None:
+    await podctl("task", "cancel", task, "--reason", "no longer needed", "--as", "ann")
+    shown = await podctl.json("task", "show", task)
+    assert (shown["phase"], shown["cancelled_by"], shown["cancel_reason"]) == ("cancelled", "ann", "no longer needed")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("task", "show"),
+        ("task", "cancel"),
+        ("events",),
+        ("events", "-f"),
+        ("watch",),
+        ("signal", "approve-spec"),
+        ("signal", "approve"),
+    ],
+)
+async def test_an_unknown_task_is_answered_with_those_there_are(
+    podctl: CommandLine, task: str, arguments: tuple[str, ...]
+) -> None:
+    done = await podctl(*arguments, "no-such-task", status=1)
+    assert done.errors.startswith("error: there is no ")
+    assert "no-such-task" in done.errors
+    assert task in done.errors
+
+
+async def test_a_second_task_of_the_same_id_is_refused(podctl: CommandLine, task: str) -> None:
+    done = await podctl("task", "create", "Again", "--id", task, status=1)
+    assert f"task {task} exists already" in done.errors
+    assert "--id" in done.errors
+
+
+async def test_the_id_is_made_of_the_title(podctl: CommandLine, unique: Callable[[str], str]) -> None:
+    title = unique("Ein schöner Título")
+    begun = await podctl.json("task", "create", title)
+    assert begun["task"].startswith("ein-schoner-titulo-")
+
+
+async def test_what_cannot_be_read_is_a_usage_error_that_names_the_place(
+    podctl: CommandLine, tmp_path: Path, plan: str
+) -> None:
+    broken = tmp_path / "broken.yaml"
+    broken.write_text(PLAN.replace("depends_on: [first]", "depends_on: [third]"))
+    done = await podctl("task", "create", "T", "--plan", str(broken), status=2)
+    assert f"{broken}:5:" in done.errors
+    assert "third" in done.errors
+    broken.write_text(PLAN.replace("id: first, title: First,", "id: first, title: First, depends_on: [second],"))
+    assert "first -> second -> first" in (await podctl("task", "create", "T", "--plan", str(broken), status=2)).errors
+
+    missing = await podctl("task", "create", "T", "--spec", str(tmp_path / "none.md"), status=2)
+    assert str(tmp_path / "none.md") in missing.errors
+    assert "spec=human" in (await podctl("task", "create", "T", "--gates", "spec=maybe", status=2)).errors
+    assert (
+        "not a valid name" in (await podctl("task", "create", "T", "--id", "../etc", "--plan", plan, status=2)).errors
+    )
+    assert (await podctl("task", "create", status=2)).errors
+    assert (await podctl("events", status=2)).errors
+    assert (await podctl("signal", "workstream-result", "t", "ws", "--status", "maybe", status=2)).errors
+
+
+async def test_gates_and_slots_are_taken_over(podctl: CommandLine, unique: Callable[[str], str], plan: str) -> None:
+    name = unique("task")
+    gates = ("--gates", "spec=auto, plan=auto,review=auto", "--max-concurrent", "1")
+    await podctl("task", "create", "By itself", "--id", name, "--plan", plan, *gates)
+    config = (await podctl.json("task", "show", name))["config"]
+    assert config["gates"] == {"spec": "auto", "plan": "auto", "execution": "auto", "review": "auto"}
+    assert config["max_concurrent"] == 1
+
+
+async def test_the_sender_is_as_given_else_configured(podctl: CommandLine, unique: Callable[[str], str]) -> None:
+    podctl.paths.config.mkdir(parents=True)
+    config = podctl.paths.config / "config.toml"
+    config.write_text('user = "carl"\n')
+    name = unique("task")
+    await podctl("task", "create", "T", "--id", name)
+    assert (await podctl.json("task", "show", name))["created_by"] == "carl"
+    config.write_text("user = 3\n")
+    assert str(config) in (await podctl("task", "create", "T", status=2)).errors
+    assert "--as" in (await podctl("task", "create", "T", "--as", " ", status=2)).errors
+
+
+async def test_there_is_no_output_of_work_that_people_do(podctl: CommandLine, task: str) -> None:
+    assert (await podctl("task", "logs", task, "first", status=1)).errors.startswith("error: no_output: ")
+    unknown = await podctl("task", "logs", task, "third", status=1)
+    assert unknown.errors.startswith("error: workstream_not_found: ")
+    assert "there are first, second" in unknown.errors
