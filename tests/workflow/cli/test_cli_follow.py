@@ -10,8 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from temporalio.client import Client
 
+import worker
 from podctl.client import PodctlClient
+from remote.ssh import SshPool
 from tests.workflow.cli.support import CommandLine
 from tests.workflow.support import eventually
 
@@ -104,7 +107,7 @@ async def test_watch_shows_a_terminal_the_task_as_it_is(podctl: CommandLine, tas
 
 
 async def test_without_a_worker_what_people_say_is_recorded_and_processed_later(
-    podctl_without_worker: CommandLine, unique: Callable[[str], str], tmp_path: Path, request: pytest.FixtureRequest
+    podctl_without_worker: CommandLine, unique: Callable[[str], str], tmp_path: Path, client: Client, pool: SshPool
 ) -> None:
     podctl = podctl_without_worker
     name = unique("task")
@@ -119,13 +122,13 @@ async def test_without_a_worker_what_people_say_is_recorded_and_processed_later(
     assert (await podctl.json("task", "show", name))["title"] == "Later"
     assert "task_created" in (await podctl("events", name)).output
 
-    working: PodctlClient = request.getfixturevalue("working")
-
     async def is_approved() -> bool:
-        return (await working.task(name)).spec.approval is not None
+        return (await PodctlClient(client).task(name)).spec.approval is not None
 
-    await eventually(is_approved, "the approval is processed")
-    assert (await podctl.json("task", "show", name))["spec"]["approval"]["revision_named"] is True
+    async with worker.build_worker(client, pool):
+        await eventually(is_approved, "the approval is processed")
+        approval = (await podctl.json("task", "show", name))["spec"]["approval"]
+    assert approval["revision_named"] is True
 
 
 async def test_names_are_completed_from_the_server_and_the_cache(
