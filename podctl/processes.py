@@ -5,6 +5,7 @@ A process is known by (boot, pid, start time): pids are used again, and a signal
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -20,6 +21,8 @@ from pydantic import BaseModel, ConfigDict
 LOOPBACK = "127.0.0.1"
 
 _PROC = Path("/proc")
+#: Below it there are too many that have a customary use.
+_FIRST_PORT = 10_000
 #: `/proc/net/tcp*` state of a listening socket.
 _LISTEN = "0A"
 #: What listens for connections to `LOOPBACK` as those tables write it: on it, or on every address.
@@ -134,12 +137,31 @@ def port_holder(port: int) -> PortHolder | None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return loopback ports that are free now and were all free at once."""
+    """Return loopback ports that are free now and were all free at once.
+
+    None of them is one that the system gives to outgoing connections: a server that died would find its port held by
+    some client, by one that was trying to reach it even.
+    """
+    candidates = list(range(_FIRST_PORT, _first_outgoing_port()))
+    random.shuffle(candidates)
     with contextlib.ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind((LOOPBACK, 0))
-        return [probe.getsockname()[1] for probe in probes]
+        ports: list[int] = []
+        # Where everything goes to outgoing connections, the system chooses.
+        for port in (*candidates, *[0] * count):
+            probe = held.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                probe.bind((LOOPBACK, port))
+                ports.append(probe.getsockname()[1])
+            if len(ports) == count:
+                return ports
+    raise OSError(f"there are no {count} free ports on {LOOPBACK}")
+
+
+def _first_outgoing_port() -> int:
+    try:
+        return int((_PROC / "sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except FileNotFoundError:  # no Linux: what BSD and macOS do
+        return 49_152
 
 
 def _start_time(pid: int) -> str | None:
@@ -150,7 +172,9 @@ def _start_time(pid: int) -> str | None:
         fields = _PROC.joinpath(str(pid), "stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if fields[0] in "ZX" else fields[19]
+    # The first thread may be a zombie already while others still hold the process's ports.
+    threads = int(fields[17])
+    return None if fields[0] in "ZX" and threads <= 1 else fields[19]
 
 
 def _start_time_by_ps(pid: int) -> str | None:
