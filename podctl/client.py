@@ -9,6 +9,7 @@ ClientError
 ```
 """
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -270,6 +271,8 @@ class PodctlClient:
                 raise Refused(cause.type or "refused", cause.message) from error
             raise
         except WorkflowUpdateRPCTimeoutOrCancelledError as error:
+            if isinstance(error.__cause__, asyncio.CancelledError):
+                raise error.__cause__ from None  # the SDK's disguise of it; swallowed, a cancelled caller would go on
             raise NoWorker(
                 f"no worker answered for {what} within {2 * ANSWER_TIMEOUT:.0f} s, and the command is not recorded: "
                 "start one with podctl up (or podctl worker) and give the command again"

@@ -1,11 +1,14 @@
 """What people do while no worker runs takes effect when one comes, as it would have with one."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from temporalio.client import Client
 
 from domain.ids import task_workflow_id
+from domain.task.commands import PostMessage
 from domain.task.models import TaskInput, TaskState
 from domain.task.plan_file import read_plan
 from podctl.client import PodctlClient, new_command_id
@@ -50,3 +53,16 @@ async def test_signals_sent_before_a_worker_came_are_taken_one_after_the_other(
     happened = count(events)
     for once in ("spec_approved", "plan_approved", "workstream_started", "workstream_completed", "review_approved"):
         assert happened[once] == 1
+
+
+async def test_command_that_is_cancelled_while_no_worker_answers_is_cancelled(
+    client: Client, task_queue: str, unique: Callable[[str], str]
+) -> None:
+    podctl, task_id = PodctlClient(client, task_queue), unique("unanswered")
+    task = TaskInput(task_id=task_id, title="Unanswered", by="ann", command_id=new_command_id())
+    await podctl.create_task(task)
+    command = asyncio.create_task(podctl.execute_task(task_id, PostMessage(content="hello"), by="ann"))
+    await asyncio.sleep(0)
+    command.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await command
