@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from tests.bench.figure import Figure, by_turns
+from tests.bench.figure import Figure, by_turns, milliseconds
 from tests.bench.site import PODCTL, Site
 
 _ROUNDS = 25
@@ -12,14 +12,14 @@ _EMPTY = Path(__file__).with_name("empty_program.py")
 
 async def cold_start(site: Site) -> Figure:
     """Return how much longer ``podctl --help`` takes."""
-    medians = await by_turns(
+    turns = await by_turns(
         lambda: site.run([PODCTL, "--help"]), lambda: site.run([sys.executable, str(_EMPTY), "--help"]), rounds=_ROUNDS
     )
     return Figure(
         name="podctl --help / empty typer program --help",
-        value=medians.ratio,
+        value=turns.ratio,
         unit="ratio",
         bound="<=",
         limit=1.4,
-        measured=f"{medians.ours * 1e3:.0f} ms / {medians.theirs * 1e3:.0f} ms, {_ROUNDS} each",
+        measured=milliseconds(turns),
     )

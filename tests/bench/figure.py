@@ -36,31 +36,45 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Medians:
-    """Medians of what two things took, measured by turns, in seconds."""
+class Turns:
+    """What two things took, measured by turns, in seconds; both tuples are in the order of rounds."""
 
-    ours: float
-    theirs: float
+    ours: tuple[float, ...]
+    theirs: tuple[float, ...]
 
     @property
     def ratio(self) -> float:
-        """How many times as long ours takes."""
-        return self.ours / self.theirs
+        """How many times as long ours takes: the median over rounds, so that what else the machine does weighs little.
+
+        The two turns of one round are neighbours in time and share whatever else goes on.
+        """
+        return statistics.median(ours / theirs for ours, theirs in zip(self.ours, self.theirs, strict=True))
+
+    @property
+    def medians(self) -> tuple[float, float]:
+        """The median of ours and of theirs, for people."""
+        return statistics.median(self.ours), statistics.median(self.theirs)
 
 
 async def by_turns(
     ours: Callable[[], Awaitable[float]], theirs: Callable[[], Awaitable[float]], *, rounds: int
-) -> Medians:
-    """Measure both ``rounds`` times, by turns, after one turn that does not count; each returns its own seconds.
+) -> Turns:
+    """Measure both ``rounds`` times, by turns, after one round that does not count; each returns its own seconds.
 
     Who goes first changes every round: what one leaves behind in caches and queues then burdens both alike.
     """
-    taken: dict[str, list[float]] = {"ours": [], "theirs": []}
-    turns = [("ours", ours), ("theirs", theirs)]
-    for _, measure in turns:
+    taken: tuple[list[float], list[float]] = ([], [])
+    turns = [(ours, taken[0]), (theirs, taken[1])]
+    for measure, _ in turns:
         await measure()
     for _ in range(rounds):
-        for name, measure in turns:
-            taken[name].append(await measure())
+        for measure, seconds in turns:
+            seconds.append(await measure())
         turns.reverse()
-    return Medians(statistics.median(taken["ours"]), statistics.median(taken["theirs"]))
+    return Turns(tuple(taken[0]), tuple(taken[1]))
+
+
+def milliseconds(turns: Turns) -> str:
+    """Return the medians for the table."""
+    ours, theirs = turns.medians
+    return f"{ours * 1e3:.1f} ms / {theirs * 1e3:.1f} ms, {len(turns.ours)} each"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from podctl.processes import LOOPBACK, free_ports, start_detached
-from tests.bench.figure import Figure, by_turns
+from tests.bench.figure import Figure, by_turns, milliseconds
 from tests.bench.site import POD, PODCTL, Site
 
 _ROUNDS = 25
@@ -27,10 +27,10 @@ async def listing(site: Site) -> Figure:
     if sshd is None or shutil.which("ssh") is None:
         return _figure(None, "no OpenSSH here (Debian, Ubuntu: apt-get install openssh-server openssh-client)")
     with _listening(sshd, site.folder / "ssh") as ssh:
-        medians = await by_turns(
+        turns = await by_turns(
             lambda: site.run([PODCTL, "list", "--pod", POD]), lambda: site.run([*ssh, "true"]), rounds=_ROUNDS
         )
-    return _figure(medians.ratio, f"{medians.ours * 1e3:.0f} ms / {medians.theirs * 1e3:.0f} ms, {_ROUNDS} each")
+    return _figure(turns.ratio, milliseconds(turns))
 
 
 def _figure(value: float | None, measured: str) -> Figure:

@@ -6,7 +6,7 @@ import time
 from domain.task.commands import Envelope, PostMessage
 from domain.task.models import TaskInput
 from podctl.client import new_command_id
-from tests.bench.figure import Figure, by_turns
+from tests.bench.figure import Figure, by_turns, milliseconds
 from tests.bench.site import Site, start_bare
 
 _ROUNDS = 300
@@ -42,14 +42,14 @@ async def round_trip(site: Site) -> Figure:
         await handle.execute_update("execute", envelope, id=envelope["command_id"])
         return time.perf_counter() - started
 
-    medians = await by_turns(command, update, rounds=_ROUNDS)
+    turns = await by_turns(command, update, rounds=_ROUNDS)
     return Figure(
         name="command round trip / bare update",
-        value=medians.ratio,
+        value=turns.ratio,
         unit="ratio",
         bound="<=",
         limit=1.3,
-        measured=f"{medians.ours * 1e3:.2f} ms / {medians.theirs * 1e3:.2f} ms, {_ROUNDS} each",
+        measured=milliseconds(turns),
     )
 
 
