@@ -1,0 +1,254 @@
+"""A worker is killed with SIGKILL at every step of a task; another one takes over, and nothing happens twice."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from temporalio.client import Client
+
+from domain.ids import task_workflow_id
+from domain.task.models import TaskState
+from simulator.api import MachineConfig, SimulatedMachine, simulate
+from tests.chaos.support import MODEL, Hook, Site, count, eventually, site
+
+#: Stories told at the same time: each mostly waits for a dead worker to be noticed.
+CONCURRENT = 5
+#: One line for each start of the program, which ends when it is let go.
+PROGRAM = 'echo started >> "$HOME/starts"; while [ ! -e "$HOME/go" ]; do sleep 0.05; done; echo "$OPENAI_MODEL"'
+PLAN = """
+model_servers:
+  - {{name: coder, model: {model}, pod: {pod}}}
+workstreams:
+  - id: work
+    title: Work
+    executor: {{type: command, argv: [sh, -c, '{program}'], server: coder}}
+"""
+
+
+@dataclass(frozen=True)
+class Told:
+    """A task that is under way on a site."""
+
+    site: Site
+    task_id: str
+
+    @property
+    def home(self) -> Path:
+        return self.site.machine.folder / "home"
+
+    @property
+    def starts(self) -> int:
+        """How often the task's program was started."""
+        file = self.home / "starts"
+        return file.read_text().count("started") if file.exists() else 0
+
+    def let_go(self) -> None:
+        """Let the program end."""
+        (self.home / "go").touch()
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where the worker dies. ``lose`` waits for that point, kills the worker, starts another and lets things go on."""
+
+    name: str
+    lose: Callable[[Told], Awaitable[None]]
+    before: Callable[[Told], Awaitable[None]] | None = None
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+
+Second = Literal["comes", "may come", "must not come"]
+
+
+def at_hook(point: str, second: Second) -> Point:
+    """Return the point at which a program on the machine stops, with no more to go on before the new worker is there.
+
+    ``second`` says whether another program, started for the new worker, stops there too: the podlet's calls that are
+    repeated do, a launch that exists must not be made again.
+    """
+
+    async def lose(told: Told) -> None:
+        hook = Hook(told.site.machine, point)
+        await hook.reached()
+        told.site.workers[-1].kill()
+        worker = told.site.start_worker()
+        if second == "comes":
+            await hook.reached()
+        else:
+            await told.site.held_by(told.site.pod_workflow, "watch_pod", worker)
+            await told.site.server("coder", "loading", "ready")
+            assert second == "may come" or not hook.was_reached(), f"a second program came to {point}"
+        hook.release()
+
+    return _hooked(point, lose)
+
+
+def at_hook_alone(point: str) -> Point:
+    """Return the point at which a program on the machine stops, and goes on while there is no worker."""
+
+    async def lose(told: Told) -> None:
+        hook = Hook(told.site.machine, point)
+        await hook.reached()
+        told.site.workers[-1].kill()
+        hook.release()
+        told.site.start_worker()
+
+    return _hooked(point, lose, "-alone")
+
+
+def _hooked(point: str, lose: Callable[[Told], Awaitable[None]], suffix: str = "") -> Point:
+    async def before(told: Told) -> None:
+        Hook(told.site.machine, point).set()
+        told.let_go()
+
+    # Else no stop would come as far as KILL.
+    settings = {"hang_on_term": "always"} if point == "stop.before-kill" else {}
+    return Point(point.replace(".", "-") + suffix, lose, before, settings)
+
+
+async def lose_while_command_runs(told: Told) -> None:
+    async def started() -> bool:
+        return told.starts > 0
+
+    await eventually(started, "the program runs")
+    told.site.workers[-1].kill()
+    worker = told.site.start_worker()
+    await told.site.held_by(task_workflow_id(told.task_id), "run_command", worker)
+    told.let_go()
+
+
+async def fill_the_machine(told: Told) -> None:
+    told.let_go()
+    await told.site.start_server("first")
+    await told.site.server("first", "ready")
+
+
+async def lose_while_queued(told: Told) -> None:
+    await told.site.server("coder", "pending")
+    told.site.workers[-1].kill()
+    worker = told.site.start_worker()
+    await told.site.held_by(told.site.pod_workflow, "watch_pod", worker)
+    pod = await told.site.pod()
+    assert (pod.servers["coder"].state, pod.servers["first"].state) == ("pending", "ready")
+    await told.site.stop_server("first")
+
+
+POINTS = {
+    point.name: point
+    for point in (
+        at_hook("launch.before-exec", "must not come"),
+        # The new worker's watch may see the launch before its launch is repeated, which is then not needed.
+        at_hook("launch.before-reply", "may come"),
+        at_hook("vllm.loading", "must not come"),
+        at_hook("watch.before-change", "comes"),
+        Point("command-running", lose_while_command_runs),
+        at_hook("run.before-reply", "comes"),
+        Point("start-in-queue", lose_while_queued, fill_the_machine),
+        at_hook("stop.before-term", "comes"),
+        at_hook("stop.before-kill", "comes"),
+        at_hook("stop.before-reply", "comes"),
+        at_hook_alone("launch.before-exec"),
+        at_hook_alone("run.before-reply"),
+        at_hook_alone("stop.before-kill"),
+    )
+}
+
+
+@pytest.fixture(scope="module")
+async def machines(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[dict[str, SimulatedMachine]]:
+    """A machine for each of the points that were chosen for this run."""
+    chosen = [
+        item.callspec.params["point"]
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.path == request.path and "point" in item.callspec.params
+    ]
+    folder = tmp_path_factory.mktemp("killed")
+    async with simulate(folder, [MachineConfig(name=name) for name in chosen]) as made:
+        yield {machine.name: machine for machine in made}
+
+
+@pytest.fixture(scope="module")
+async def stories(
+    client: Client, machines: dict[str, SimulatedMachine], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[dict[str, asyncio.Task[None]]]:
+    """All chosen stories, under way: each test waits for its own."""
+    few = asyncio.Semaphore(CONCURRENT)
+
+    async def story(name: str) -> None:
+        async with few, site(client, machines[name], tmp_path_factory.mktemp(name)) as made:
+            await _tell(Told(made, f"task-{name}"), POINTS[name])
+
+    tasks = {name: asyncio.create_task(story(name)) for name in machines}
+    yield tasks
+    for task in tasks.values():
+        task.cancel()
+    await asyncio.gather(*tasks.values(), return_exceptions=True)
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_killed_worker_is_replaced_and_nothing_happens_twice(
+    point: str, stories: dict[str, asyncio.Task[None]]
+) -> None:
+    await stories[point]
+
+
+async def _tell(told: Told, point: Point) -> None:
+    made = told.site
+    await made.machine.settings(load_seconds=0.2, **point.settings)
+    if point.before is not None:
+        await point.before(told)
+    plan = PLAN.format(model=MODEL, pod=made.pod_name, program=PROGRAM)
+    await made.create_task(told.task_id, plan)
+    await made.signal(told.task_id, "approve-spec")
+    await made.signal(told.task_id, "approve-plan")
+    await point.lose(told)
+    await made.task(told.task_id, lambda task: task.phase == "review", "is in review")
+    await made.signal(told.task_id, "approve-review")
+    finished = await made.task(told.task_id, lambda task: task.phase == "completed", "is completed")
+    await made.server("coder", "stopped")
+    _assert_done_once(told, finished)
+    await _assert_told_once(told)
+    await made.assert_nothing_left()
+
+
+def _assert_done_once(told: Told, finished: TaskState) -> None:
+    made = told.site
+    assert told.starts == 1
+    assert made.launches(told.task_id, "work") == ["1"]
+    result = finished.workstreams["work"].result
+    assert result is not None
+    assert result.run is not None
+    assert (result.run.exit_code, result.text) == (0, f"{MODEL}\n")
+    assert made.launches(made.pod_name, "coder") == ["1"]
+    assert made.server_starts(f"{made.pod_name}/coder/1") == 1
+
+
+async def _assert_told_once(told: Told) -> None:
+    made = told.site
+    _assert_counts(
+        count(await made.events(task_workflow_id(told.task_id))),
+        once=("spec_approved", "plan_approved", "review_approved", "workstream_started", "workstream_completed"),
+        never=("workstream_failed", "workstream_interrupted", "workstream_retried", "approval_requested"),
+    )
+    _assert_counts(
+        count(await made.events(made.pod_workflow), server="coder"),
+        once=(
+            "lease_granted",
+            "server_launching",
+            "server_ready",
+            "server_stopping",
+            "server_stopped",
+            "lease_released",
+        ),
+        never=("server_failed", "server_lost", "launch_refused", "server_stop_failed"),
+    )
+    assert (await made.pod()).servers["coder"].counter == 1
+
+
+def _assert_counts(happened: Mapping[str, int], *, once: Sequence[str], never: Sequence[str]) -> None:
+    assert {name: happened[name] for name in (*once, *never)} == {**dict.fromkeys(once, 1), **dict.fromkeys(never, 0)}
