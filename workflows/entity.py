@@ -216,7 +216,7 @@ class Entity(Generic[S]):
     async def _carry_out(self, action: Action, perform: Callable[[Any], Awaitable[Sequence[BaseModel]]]) -> None:
         try:
             commands = await perform(action)
-            before = self.state.sequence
+            before = self.state
             for command in commands:
                 envelope = self._rules.envelope(
                     command_id=f"report-{workflow.uuid4().hex[:12]}", by=SYSTEM, command=command
@@ -227,7 +227,8 @@ class Entity(Generic[S]):
                     # The world has moved on while the action ran (a person was faster, a late result): what the
                     # state says now holds.
                     workflow.logger.info("outcome of %s is not wanted any more: %s", action.key, rejected)
-            if self.state.sequence > before:
+            # Not every change is an event: what is seen of a machine often is none, and must not slow down its watch.
+            if self.state.model_copy(update={"ledger": before.ledger}) != before:
                 self._fruitless.pop(action.key, None)
             else:
                 await self._pause(action.key)
