@@ -274,8 +274,9 @@ class PodctlClient:
             if isinstance(error.__cause__, asyncio.CancelledError):
                 raise error.__cause__ from None  # the SDK's disguise of it; swallowed, a cancelled caller would go on
             raise NoWorker(
-                f"no worker answered for {what} within {2 * ANSWER_TIMEOUT:.0f} s, and the command is not recorded: "
-                "start one with podctl up (or podctl worker) and give the command again"
+                # The server forgets the command if it ends itself; until then it gives it to the first worker that comes.
+                f"no worker answered for {what} within {2 * ANSWER_TIMEOUT:.0f} s: start one with podctl up (or podctl "
+                "worker), which may still carry the command out; look before you give it again"
             ) from error
         except RPCError as error:
             task = workflow_id.startswith(TASK_WORKFLOW_PREFIX)
