@@ -11,7 +11,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from activities.secrets import SERVER_SECRETS, find_secrets
 from activities.support import DEFINITE_REFUSALS, heartbeating, pod_address, pod_memo, remote_errors
-from domain.gpu.beliefs import differs
+from domain.gpu.beliefs import differs, newer
 from domain.gpu.commands import (
     HolderGone,
     InspectionFailed,
@@ -24,7 +24,7 @@ from domain.gpu.commands import (
 )
 from domain.gpu.models import PodAddress
 from domain.gpu.observation import Inventory, Observation, PodObservation, StopResult
-from domain.ids import task_workflow_id
+from domain.ids import parse_launch_id, task_workflow_id
 from remote.errors import PodletError, PodletUnusable, RemoteError, Unreachable
 from remote.podlet import Line, Podlet
 from workflows import names
@@ -172,7 +172,7 @@ class GpuPodActivities:
         while True:
             await asyncio.sleep(HOLDERS_INTERVAL)
             memo = await pod_memo(self._client, pod)
-            for task_id in memo["holders"]:
+            for task_id in memo.get("holders", ()):  # Temporal drops an empty list
                 if not await self._is_open(task_id):
                     return LookOutput(report=HolderGone(task_id=task_id))
 
@@ -192,7 +192,8 @@ class GpuPodActivities:
         look: InspectInput | WatchInput,
         inventory: Inventory | None = None,
     ) -> PodObserved:
-        ended = [launch for launch in seen.launches if launch.exit is not None and launch.id in look.expected]
+        owned = _owned(look, seen)
+        ended = [launch for launch in seen.launches if launch.exit is not None and launch.id in owned]
         return PodObserved(
             boot=seen.boot,
             launches=_relevant(seen.launches, look.expected),
@@ -214,8 +215,17 @@ class GpuPodActivities:
 
 def _news(watch: WatchInput, seen: PodObservation) -> bool:
     return (
-        watch.reachable is not True or seen.boot != watch.boot or differs(seen.launches, watch.beliefs, watch.expected)
+        watch.reachable is not True
+        or seen.boot != watch.boot
+        or differs(seen.launches, watch.beliefs, _owned(watch, seen))
     )
+
+
+def _owned(look: InspectInput | WatchInput, seen: PodObservation) -> frozenset[str]:
+    """Return the launches whose end matters to the pod's workflow."""
+    if isinstance(look, InspectInput):
+        return frozenset(look.expected)
+    return frozenset(look.expected) | newer(seen.launches, look.pod, look.counters, look.counter_floor)
 
 
 def _relevant(launches: Sequence[Observation], expected: Collection[str]) -> tuple[Observation, ...]:
@@ -233,8 +243,8 @@ def _relevant(launches: Sequence[Observation], expected: Collection[str]) -> tup
 
 
 def _counter(launch: Observation) -> int:
-    counter = launch.id.rpartition("/")[2]
-    return int(counter) if counter.isdecimal() else 0
+    parts = parse_launch_id(launch.id)
+    return parts[2] if parts is not None else 0
 
 
 async def _unless_silent(lines: AsyncIterator[Line], pod: str) -> AsyncIterator[Line]:

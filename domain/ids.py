@@ -52,6 +52,13 @@ def launch_id(pod: str, server: str, counter: int) -> str:
     return f"{pod}/{server}/{counter}"
 
 
+def parse_launch_id(text: str) -> tuple[str, str, int] | None:
+    """Return pod, server and counter of a launch id; None for what is none."""
+    pod, _, rest = text.partition("/")
+    server, _, counter = rest.rpartition("/")
+    return (pod, server, int(counter)) if pod and server and counter.isdecimal() else None
+
+
 def run_id(task_id: str, workstream_id: str, attempt: int) -> str:
     """Return the id of one attempt of a ``command`` workstream."""
     return f"{task_id}/{workstream_id}/{attempt}"

@@ -53,6 +53,8 @@ class WatchInput(Value):
     boot: str | None = None
     beliefs: dict[str, Belief] = Field(default_factory=dict)
     expected: tuple[str, ...] = ()
+    counters: dict[str, int] = Field(default_factory=dict)
+    counter_floor: int = 0
 
 
 class LookOutput(Value):

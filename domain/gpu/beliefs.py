@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from domain.gpu.models import Belief
 from domain.gpu.observation import Observation
+from domain.ids import parse_launch_id
 
 #: Stages of a start in their order; a log line of an earlier one does not turn the progress back.
 STAGES = ("start", "download", "load", "compile", "serve")
@@ -43,6 +44,19 @@ def differs(launches: Iterable[Observation], beliefs: Mapping[str, Belief], owne
     if any(launch_id not in seen for launch_id in beliefs):
         return True
     return any(merge(beliefs.get(launch_id), launch) != beliefs.get(launch_id) for launch_id, launch in seen.items())
+
+
+def newer(launches: Iterable[Observation], pod: str, counters: Mapping[str, int], floor: int) -> frozenset[str]:
+    """Return the ids of launches of ``pod`` that are newer than its workflow knew when it gave its ``counters``.
+
+    Such a one is owned even if it has ended by the time it is first seen: it may have died within its first moments.
+    """
+    found = set()
+    for launch in launches:
+        parts = parse_launch_id(launch.id)
+        if parts is not None and parts[0] == pod and parts[2] > max(counters.get(parts[1], 0), floor):
+            found.add(launch.id)
+    return frozenset(found)
 
 
 def _later(old: str | None, new: str | None) -> str | None:

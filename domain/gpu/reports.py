@@ -19,6 +19,7 @@ from domain.gpu.inventory import compact, differences
 from domain.gpu.models import Belief, FailureType, ModelServer, Orphan, ServerState, StopOrder, Told
 from domain.gpu.observation import Inventory, Observation, StopResult
 from domain.gpu.servers import after_end, requeue
+from domain.ids import parse_launch_id
 
 #: Memory that may differ from the value noted before a launch and still count as given back, in MiB.
 MEMORY_TOLERANCE_MIB = 512
@@ -196,11 +197,12 @@ def _learn_counters(draft: Draft, launches: dict[str, Observation]) -> None:
     """Never give a launch id that the machine has seen, even if this state was made anew."""
     highest = draft.state.counter_floor
     for launch_id in launches:
-        pod, _, rest = launch_id.partition("/")
-        name, _, counter = rest.rpartition("/")
-        known = draft.state.servers.get(name)
-        if pod == draft.state.name and counter.isdecimal() and int(counter) > (known.counter if known else 0):
-            highest = max(highest, int(counter))
+        parts = parse_launch_id(launch_id)
+        if parts is None or parts[0] != draft.state.name:
+            continue
+        known = draft.state.servers.get(parts[1])
+        if parts[2] > (known.counter if known else 0):
+            highest = max(highest, parts[2])
     if highest != draft.state.counter_floor:
         draft.update(counter_floor=highest)
 

@@ -48,6 +48,9 @@ class Watch(Value):
     beliefs: dict[str, Belief]
     #: Launches of this pod's servers that must be there.
     expected: tuple[str, ...]
+    #: server -> its newest launch, and what stands for servers that are not listed: a newer launch is news at once.
+    counters: dict[str, int]
+    counter_floor: int
 
 
 class Inspect(Value):
@@ -164,6 +167,8 @@ def _watch(state: GpuPodState) -> Watch:
         boot=state.boot,
         beliefs=beliefs,
         expected=_expected(state),
+        counters={server.name: server.counter for server in state.servers.values()},
+        counter_floor=state.counter_floor,
     )
 
 

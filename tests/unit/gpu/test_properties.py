@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from domain.entity import ACCEPTED
 from domain.errors import Rejected
-from domain.gpu.beliefs import differs
+from domain.gpu.beliefs import differs, newer
 from domain.gpu.commands import (
     AcceptMemory,
     AttachServer,
@@ -302,7 +302,8 @@ class PodAndMachine(RuleBasedStateMachine):
         if not isinstance(action, Watch):
             return not isinstance(action, WakeAt)
         look = self.machine.look(action)
-        news = differs(look.launches, action.beliefs, action.expected)
+        owned = newer(look.launches, self.pod.state.name, action.counters, action.counter_floor)
+        news = differs(look.launches, action.beliefs, {*action.expected, *owned})
         return action.reachable is not True or look.boot != action.boot or news
 
     def perform(self, action: Action) -> Command:

@@ -1,6 +1,6 @@
 from datetime import timedelta
 
-from domain.gpu.beliefs import differs
+from domain.gpu.beliefs import differs, newer
 from domain.gpu.commands import HolderTold, PodUnreachable, Remove
 from domain.gpu.observation import Exit, Observation
 from domain.gpu.schedule import Launch, Notify, Stop, Watch, is_settled, next_actions
@@ -22,7 +22,8 @@ def notices(pod: Pod) -> dict[str, Notify]:
 
 def sees_news(pod: Pod, *launches: Observation) -> bool:
     watch = watch_of(pod)
-    return differs(launches, watch.beliefs, watch.expected)
+    owned = newer(launches, pod.state.name, watch.counters, watch.counter_floor)
+    return differs(launches, watch.beliefs, {*watch.expected, *owned})
 
 
 def test_a_new_pod_is_looked_at_before_it_is_watched() -> None:
@@ -170,3 +171,16 @@ def test_a_removed_pod_is_settled_when_its_holders_know() -> None:
     assert not is_settled(pod.state)
     pod.do(HolderTold(task_id="one", name="qwen", status="lost", launch_id=LAUNCH))
     assert is_settled(pod.state)
+
+
+def test_a_launch_that_died_before_it_was_seen_is_news_to_a_watch_that_began_before_it() -> None:
+    pod = Pod(inventory(1))
+    before = watch_of(pod)
+    pod.start()
+    pod.launched()
+    died = Observation(id=LAUNCH, state="exited", boot="boot-1", exit=Exit(code=1))
+    assert newer((died,), pod.state.name, before.counters, before.counter_floor) == {LAUNCH}
+    after = watch_of(pod)
+    assert newer((died,), pod.state.name, after.counters, after.counter_floor) == set()
+    stranger = died.model_copy(update={"id": "other/qwen/7"})
+    assert newer((stranger,), pod.state.name, before.counters, before.counter_floor) == set()
