@@ -47,6 +47,12 @@ from workflows.task_queues import DEFAULT_TASK_QUEUE
 #: Seconds that a command waits for a worker to process it.
 ANSWER_TIMEOUT = 5.0
 
+#: The server took the update and dropped it again: too much at once, or the workflow task that carried it was
+#: interrupted (by its own completion, say, when something else arrived in that moment).
+_DROPPED = frozenset({RPCStatusCode.ABORTED, RPCStatusCode.FAILED_PRECONDITION, RPCStatusCode.RESOURCE_EXHAUSTED})
+#: Seconds before each new try.
+_RESEND_PAUSES = (0.05, 0.2, 0.5, 1.0)
+
 
 class ClientError(Exception):
     """Base of what the client raises; the message says what happened and what to do next."""
@@ -257,14 +263,7 @@ class PodctlClient:
     async def _execute(self, workflow_id: str, envelope: TaskEnvelope | GpuEnvelope, what: str) -> Outcome:
         handle: WorkflowHandle[Any, Any] = self.temporal.get_workflow_handle(workflow_id)
         try:
-            outcome: Outcome = await handle.execute_update(
-                names.EXECUTE,
-                envelope,
-                id=envelope.command_id,
-                result_type=Outcome,
-                rpc_timeout=timedelta(seconds=2 * ANSWER_TIMEOUT),
-            )
-            return outcome
+            return await _send_until_taken(handle, envelope)
         except WorkflowUpdateFailedError as error:
             cause = error.cause
             if isinstance(cause, ApplicationError):
@@ -274,7 +273,7 @@ class PodctlClient:
             if isinstance(error.__cause__, asyncio.CancelledError):
                 raise error.__cause__ from None  # the SDK's disguise of it; swallowed, a cancelled caller would go on
             raise NoWorker(
-                # The server forgets the command if it ends itself; until then it gives it to the first worker that comes.
+                # Until the server itself ends, it keeps the command for the first worker that comes.
                 f"no worker answered for {what} within {2 * ANSWER_TIMEOUT:.0f} s: start one with podctl up (or podctl "
                 "worker), which may still carry the command out; look before you give it again"
             ) from error
@@ -311,3 +310,22 @@ class PodctlClient:
         known = sorted({summary.name for summary in await self._list(workflow, prefix, "", 200)})
         there = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
         return NotFound(f"there is no {what}; there are: {there}" if known else f"there is no {what}, and none at all")
+
+
+async def _send_until_taken(handle: WorkflowHandle[Any, Any], envelope: TaskEnvelope | GpuEnvelope) -> Outcome:
+    """Send an update, again if the server dropped it; the command id makes it count once."""
+    for pause in (*_RESEND_PAUSES, None):
+        try:
+            outcome: Outcome = await handle.execute_update(
+                names.EXECUTE,
+                envelope,
+                id=envelope.command_id,
+                result_type=Outcome,
+                rpc_timeout=timedelta(seconds=2 * ANSWER_TIMEOUT),
+            )
+            return outcome
+        except RPCError as error:
+            if pause is None or error.status not in _DROPPED:
+                raise
+            await asyncio.sleep(pause)
+    raise AssertionError("the last try returns or raises")
