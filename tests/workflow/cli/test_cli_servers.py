@@ -62,7 +62,7 @@ async def test_a_start_that_fails_says_why_and_what_to_try(
     podctl: CommandLine, machine: SimulatedMachine, gpu_pod: str
 ) -> None:
     assert gpu_pod
-    await machine.settings(start_failure="out_of_memory", load_seconds=2)
+    await machine.settings(start_failure="out_of_memory", load_seconds=0)
     failed = await podctl(*START, "big", status=1)
     assert "failed (out_of_memory)" in failed.errors
     assert "The end of its log:" in failed.errors
