@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -22,6 +23,9 @@ _OUTPUT = Path(__file__).parents[2] / "build" / "bench.json"
 
 async def measure() -> list[Figure]:
     """Take every figure; the long one runs beside the others."""
+    if task := asyncio.current_task():
+        # TERM ends it as Ctrl-C does: with everything that was started.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     figures = []
     with tempfile.TemporaryDirectory(prefix="podctl-bench-") as folder:
         async with site(Path(folder)) as made, asyncio.TaskGroup() as group:
