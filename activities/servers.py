@@ -7,6 +7,7 @@ from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
+from activities.support import heartbeating
 from domain.errors import BadInput, Rejected
 from domain.gpu.catalog import Catalog
 from domain.gpu.commands import AttachServer, Command, DetachServer, Envelope
@@ -55,10 +56,12 @@ class ServerActivities:
         # The same over all attempts of this activity: an update that was accepted before its reply was lost counts
         # once.
         command_id = f"{info.workflow_run_id}/{info.activity_id}"
+        envelope = Envelope(command_id=command_id, by=f"task {task_id}", command=command)
         try:
-            await self._client.get_workflow_handle(gpu_pod_workflow_id(pod)).execute_update(
-                names.EXECUTE, Envelope(command_id=command_id, by=f"task {task_id}", command=command), id=command_id
-            )
+            async with heartbeating():
+                await self._client.get_workflow_handle(gpu_pod_workflow_id(pod)).execute_update(
+                    names.EXECUTE, envelope, id=command_id
+                )
         except WorkflowUpdateFailedError as error:
             cause = error.cause
             if isinstance(cause, ApplicationError) and cause.type:

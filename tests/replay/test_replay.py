@@ -1,0 +1,43 @@
+"""Recorded histories must mean the same to today's code."""
+
+from pathlib import Path
+
+import pytest
+from temporalio.client import WorkflowHistory
+
+from domain.gpu.models import GpuPodState
+from domain.task.models import Phase, TaskState
+from podctl.events import replay_run
+
+HISTORIES = Path(__file__).parent / "histories"
+TASK_EVENTS = ["task_created", "spec_updated", "plan_updated", "command_refused", "spec_approved"]
+
+
+def load(name: str) -> WorkflowHistory:
+    return WorkflowHistory.from_json(name, (HISTORIES / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", sorted(HISTORIES.glob("*.json")), ids=lambda path: path.stem)
+async def test_every_recorded_history_replays(path: Path) -> None:
+    entity = await replay_run(load(path.stem))
+    assert entity.state.sequence == len(entity.events)
+
+
+async def test_the_recorded_task_is_completed_and_says_how() -> None:
+    entity = await replay_run(load("task-pod"))
+    state = entity.state
+    assert isinstance(state, TaskState)
+    assert state.phase is Phase.COMPLETED
+    types = [event.type for event in entity.events]
+    assert types[:5] == TASK_EVENTS
+    assert types.count("workstream_started") == types.count("workstream_completed") == 4
+    assert [refusal.code for refusal in state.refusals] == ["invalid_phase"]
+
+
+async def test_the_recorded_pod_has_launched_once_and_stopped_verified() -> None:
+    entity = await replay_run(load("gpu-pod"))
+    state = entity.state
+    assert isinstance(state, GpuPodState)
+    [server] = state.servers.values()
+    assert (server.state, server.counter, server.holders) == ("stopped", 1, ())
+    assert [event.type for event in entity.events].count("lease_released") == 1
