@@ -62,8 +62,10 @@ async def replay_run(history: WorkflowHistory) -> Entity[Any]:
     """Return the entity as today's code makes it from one run's history.
 
     Raises ``temporalio.workflow.NondeterminismError`` if today's code would have done something else, and
-    ``ValueError`` if the history is not one of ours or no worker has taken up the run yet.
+    ``ValueError`` if the history is not one of ours or has not begun.
     """
+    if not _is_scheduled(history):
+        raise ValueError(f"nothing of {history.workflow_id} has been scheduled yet")
     capture = _Capture()
     replayer = Replayer(
         workflows=[],
@@ -72,7 +74,7 @@ async def replay_run(history: WorkflowHistory) -> Entity[Any]:
         # Our own code replays here, in a process that does nothing else with it: the sandbox would only cost time.
         workflow_runner=UnsandboxedWorkflowRunner(),
     )
-    await replayer.replay_workflow(history)
+    await replayer.replay_workflow(WorkflowHistory(history.workflow_id, _processed(history.events)))
     if capture.entity is None:
         raise ValueError(f"no worker has taken up {history.workflow_id} yet")
     return capture.entity
@@ -80,16 +82,22 @@ async def replay_run(history: WorkflowHistory) -> Entity[Any]:
 
 async def read_log(client: Client, workflow_id: str) -> Log:
     """Return the log of a workflow over all its runs. Raises ``RPCError`` (NOT_FOUND) for an unknown one."""
-    runs = await _fetch_runs(client, workflow_id)
+    newest, runs = await _fetch_runs(client, workflow_id)
     entities = [await replay_run(run) for run in runs]
-    events = [event for run, entity in zip(runs, entities, strict=True) for event in _with_clients(entity, run.events)]
+    events = [
+        event
+        for run, entity in zip(runs, entities, strict=True)
+        # Of a run that no worker has processed only the state it begins with is known, not when it will have begun.
+        if _processed_through(run.events)
+        for event in _with_clients(entity, run.events)
+    ]
     return Log(
         state=entities[-1].state,
         events=tuple(events),
-        missing_through=events[0].sequence - 1 if events else entities[-1].state.sequence,
-        closed=_is_closed(runs[-1].events[-1]),
-        run_id=runs[-1].run_id,
-        last_event_id=runs[-1].events[-1].event_id,
+        missing_through=entities[0].state.sequence - len(entities[0].events),
+        closed=_is_closed(newest.events[-1]),
+        run_id=newest.run_id,
+        last_event_id=newest.events[-1].event_id,
     )
 
 
@@ -128,8 +136,11 @@ async def follow_events(client: Client, workflow_id: str, since: int = 0) -> Asy
         run_id, read_through = next_run, 0
 
 
-async def _fetch_runs(client: Client, workflow_id: str) -> list[WorkflowHistory]:
-    """Return the histories of the chain of runs, oldest first, as far as the server still has them."""
+async def _fetch_runs(client: Client, workflow_id: str) -> tuple[WorkflowHistory, list[WorkflowHistory]]:
+    """Return the newest run, and the chain of runs that can be replayed, oldest first, as far as the server has them.
+
+    They differ for a moment when the newest run has only just continued the one before it.
+    """
     runs: list[WorkflowHistory] = []
     run_id: str | None = None
     while True:
@@ -137,12 +148,19 @@ async def _fetch_runs(client: Client, workflow_id: str) -> list[WorkflowHistory]
             history = await client.get_workflow_handle(workflow_id, run_id=run_id).fetch_history()
         except RPCError as error:
             if runs and error.status == RPCStatusCode.NOT_FOUND:
-                return runs
+                break
             raise
         runs.insert(0, history)
         run_id = history.events[0].workflow_execution_started_event_attributes.continued_execution_run_id
         if not run_id:
-            return runs
+            break
+    newest = runs[-1]
+    return newest, runs if len(runs) == 1 or _is_scheduled(newest) else runs[:-1]
+
+
+def _is_scheduled(history: WorkflowHistory) -> bool:
+    """Return whether a workflow task was scheduled: replaying a history without one would wait for it for ever."""
+    return any(event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED for event in history.events)
 
 
 def _with_clients(entity: Entity[Any], history: Sequence[HistoryEvent]) -> list[Event]:
@@ -165,6 +183,48 @@ def _with_clients(entity: Entity[Any], history: Sequence[HistoryEvent]) -> list[
         event.model_copy(update={"client": clients[event.command_id]}) if event.command_id in clients else event
         for event in entity.events
     ]
+
+
+#: What a workflow task writes into the history after its own end.
+_WRITTEN_BY_WORKFLOW_TASKS = frozenset(
+    {
+        EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED,
+        EventType.EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED,
+        EventType.EVENT_TYPE_TIMER_STARTED,
+        EventType.EVENT_TYPE_TIMER_CANCELED,
+        EventType.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED,
+        EventType.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED,
+        EventType.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES,
+        EventType.EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED,
+        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED,
+        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED,
+        EventType.EVENT_TYPE_MARKER_RECORDED,
+        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED,
+        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED,
+        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED,
+        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW,
+    }
+)
+
+
+def _processed(history: Sequence[HistoryEvent]) -> list[HistoryEvent]:
+    """Return the history as far as a worker has processed it; of a run that none has, its start.
+
+    What came after that, signals above all, is recorded and has not happened yet: when it will is not known.
+    """
+    end = _processed_through(history)
+    if end == 0:
+        scheduled = (e.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED for e in history)
+        return list(history[: 1 + next(index for index, found in enumerate(scheduled) if found)])
+    while end < len(history) and history[end].event_type in _WRITTEN_BY_WORKFLOW_TASKS:
+        end += 1
+    return list(history[:end])
+
+
+def _processed_through(history: Sequence[HistoryEvent]) -> int:
+    """Return how many events there are up to the end of the last workflow task that was completed."""
+    completed = EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
+    return max((index + 1 for index, event in enumerate(history) if event.event_type == completed), default=0)
 
 
 def _is_closed(event: HistoryEvent) -> bool:
