@@ -11,7 +11,7 @@ from podctl.client import PodctlClient
 from remote.ssh import SshPool
 from simulator.api import MachineConfig, SimulatedMachine, simulate
 from simulator.models import Gpu
-from tests.workflow.support import Pod, Tasks, register
+from tests.workflow.support import SimulatedPod, Tasks, register
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +56,6 @@ async def machine(simulated: SimulatedMachine) -> AsyncIterator[SimulatedMachine
 
 
 @pytest.fixture
-async def pod(podctl: PodctlClient, machine: SimulatedMachine, unique: Callable[[str], str]) -> Pod:
+async def pod(podctl: PodctlClient, machine: SimulatedMachine, unique: Callable[[str], str]) -> SimulatedPod:
     """The machine as a GPU pod of the test's own: another name, and a folder of its own on it."""
     return await register(podctl, machine, unique("pod"))

@@ -119,12 +119,11 @@ class Tasks:
 
 
 class Pod:
-    """A simulated machine as a GPU pod."""
+    """A machine as a GPU pod."""
 
-    def __init__(self, podctl: PodctlClient, name: str, machine: SimulatedMachine) -> None:
+    def __init__(self, podctl: PodctlClient, name: str) -> None:
         self.podctl = podctl
         self.name = name
-        self.machine = machine
         self.workflow_id = gpu_pod_workflow_id(name)
         self.handle: WorkflowHandle[Any, Any] = podctl.temporal.get_workflow_handle(self.workflow_id)
 
@@ -158,21 +157,29 @@ class Pod:
         return [event.type for event in (await self.podctl.log(self.workflow_id)).events]
 
 
-def pod_input(machine: SimulatedMachine, name: str) -> PodInput:
-    host_key = " ".join(machine.host_key.split()[:2])
+class SimulatedPod(Pod):
+    """A simulated machine as a GPU pod."""
+
+    def __init__(self, podctl: PodctlClient, name: str, machine: SimulatedMachine) -> None:
+        super().__init__(podctl, name)
+        self.machine = machine
+
+
+def pod_input(name: str, ssh_command: str, host_key: str) -> PodInput:
+    """Return what a pod of that name begins with; each has a folder of its own on its machine."""
     return PodInput(
         name=name,
-        ssh=parse_ssh(machine.ssh_command),
-        host_key=host_key,
+        ssh=parse_ssh(ssh_command),
+        host_key=" ".join(host_key.split()[:2]),
         root=f"~/.podctl-{name}",
         by="ann",
         command_id=new_command_id(),
     )
 
 
-async def register(podctl: PodctlClient, machine: SimulatedMachine, name: str) -> Pod:
-    await podctl.register_pod(pod_input(machine, name))
-    return Pod(podctl, name, machine)
+async def register(podctl: PodctlClient, machine: SimulatedMachine, name: str) -> SimulatedPod:
+    await podctl.register_pod(pod_input(name, machine.ssh_command, machine.host_key))
+    return SimulatedPod(podctl, name, machine)
 
 
 async def history_types(client: Client, workflow_id: str, run_id: str | None = None) -> Counter[str]:

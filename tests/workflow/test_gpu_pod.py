@@ -1,5 +1,6 @@
 """A whole GPU pod on a real Temporal server and a simulated machine: servers, outages, crashes, what costs history."""
 
+import asyncio
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -9,12 +10,17 @@ from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.client import WorkflowExecutionStatus
 
 from domain.gpu.commands import Remove, SetAddress, StopServer
+from domain.gpu.observation import Inventory, Observation
 from domain.gpu.ssh_target import parse_ssh
 from podctl.client import AlreadyExists, NotFound, PodctlClient, Refused
+from podctl.model_logs import LogReader
+from remote.podlet import Podlet
+from remote.ssh import SshPool
 from simulator.api import SimulatedMachine
 from tests.workflow.support import (
     MODEL,
     Pod,
+    SimulatedPod,
     Task,
     Tasks,
     eventually,
@@ -33,13 +39,13 @@ workstreams:
 """
 
 
-async def attached_task(tasks: Tasks, pod: Pod, argv: str = "sleep, '1000'") -> Task:
+async def attached_task(tasks: Tasks, pod: SimulatedPod, argv: str = "sleep, '1000'") -> Task:
     task = await tasks.create(PLAN.format(model=MODEL, pod=pod.name, argv=argv))
     await task.work_begins()
     return task
 
 
-async def command_runs(pod: Pod) -> None:
+async def command_runs(pod: SimulatedPod) -> None:
     async def runs() -> bool:
         return any(process.title == "sleep 1000" for process in await pod.machine.processes())
 
@@ -53,7 +59,7 @@ async def servers_running(machine: SimulatedMachine) -> int:
 # -- the life of a model server -----------------------------------------------------------------------------------
 
 
-async def test_a_server_is_started_watched_and_stopped(pod: Pod) -> None:
+async def test_a_server_is_started_watched_and_stopped(pod: SimulatedPod) -> None:
     await pod.start("coder")
     server = await pod.server_is("coder", "ready")
     assert server.launch_id == f"{pod.name}/coder/1"
@@ -74,7 +80,47 @@ async def test_a_server_is_started_watched_and_stopped(pod: Pod) -> None:
     assert "pod_unreachable" not in types
 
 
-async def test_what_is_asked_for_wrongly_is_refused(pod: Pod) -> None:
+async def test_its_log_is_followed_to_the_end(pod: SimulatedPod, pool: SshPool) -> None:
+    await pod.start("coder")
+    ready = await pod.server_is("coder", "ready")
+    assert ready.launch_id == f"{pod.name}/coder/1"
+    podlet, address = Podlet(pool), await pod.podctl.pod_address(pod.name)
+    reader = LogReader(podlet, address, ready.launch_id)
+    log = b"".join([piece async for piece in reader.read()])
+    assert b"Application startup complete" in log
+    [*_, last_line] = log.splitlines(keepends=True)
+    assert b"".join([piece async for piece in reader.read(tail=1)]) == last_line
+    followed = bytearray()
+
+    async def follow() -> None:
+        async for piece in reader.read(follow=True):
+            followed.extend(piece)
+
+    following = asyncio.create_task(follow())
+
+    async def caught_up() -> bool:
+        return len(followed) >= len(log)
+
+    await eventually(caught_up, "the follower has all that there is")
+    await pod.podctl.execute_pod(pod.name, StopServer(name="coder"), by="ann")
+    stopped = await pod.server_is("coder", "stopped")
+    await following  # ends by itself: the launch has ended and all is read
+    assert followed.startswith(log)
+    assert len(followed) > len(log), "what it said while it was being stopped"
+
+    result = stopped.stop_result
+    assert result
+    assert (result.state, result.processes_left, result.gpu_processes_left) == ("stopped", 0, 0)
+    assert result.ports_closed
+    seen = await podlet.call(address, "observe", {"ids": [ready.launch_id]})
+    [launch] = [Observation.model_validate(launch) for launch in seen["launches"]]
+    assert (launch.state, launch.members) == ("exited", 0)
+    inventory = Inventory.model_validate(await podlet.call(address, "inventory", {}))
+    assert inventory.compute_apps == ()
+    assert {gpu.memory_used_mib for gpu in inventory.gpus} == {0}
+
+
+async def test_what_is_asked_for_wrongly_is_refused(pod: SimulatedPod) -> None:
     await pod.start("coder")
     with pytest.raises(Refused, match=r"is \w+ on pod") as refused:
         await pod.start("coder")
@@ -89,7 +135,7 @@ async def test_what_is_asked_for_wrongly_is_refused(pod: Pod) -> None:
     assert refused.value.code == "servers_running"
 
 
-async def test_a_third_server_waits_for_a_gpu_and_gets_the_one_that_is_given_back(pod: Pod) -> None:
+async def test_a_third_server_waits_for_a_gpu_and_gets_the_one_that_is_given_back(pod: SimulatedPod) -> None:
     for name in ("one", "two", "three"):
         await pod.start(name)
     await pod.server_is("one", "ready")
@@ -103,7 +149,7 @@ async def test_a_third_server_waits_for_a_gpu_and_gets_the_one_that_is_given_bac
     assert servers["three"].plan.gpus == servers["one"].plan.gpus
 
 
-async def test_two_tasks_share_a_server_and_it_stops_when_both_have_let_go(tasks: Tasks, pod: Pod) -> None:
+async def test_two_tasks_share_a_server_and_it_stops_when_both_have_let_go(tasks: Tasks, pod: SimulatedPod) -> None:
     first, second = await attached_task(tasks, pod), await attached_task(tasks, pod)
     for task in (first, second):
         await task.until(lambda s: s.workstreams["work"].status == "in_progress", "the command runs")
@@ -117,7 +163,7 @@ async def test_two_tasks_share_a_server_and_it_stops_when_both_have_let_go(tasks
     await pod.server_is("coder", "stopped")
 
 
-async def test_a_server_that_cannot_start_is_asked_about_with_the_reason(tasks: Tasks, pod: Pod) -> None:
+async def test_a_server_that_cannot_start_is_asked_about_with_the_reason(tasks: Tasks, pod: SimulatedPod) -> None:
     await pod.machine.settings(start_failure="out_of_memory")
     task = await attached_task(tasks, pod, "echo, done")
     state = await task.until(lambda s: list(s.open_approvals()), "the server is asked about")
@@ -133,7 +179,7 @@ async def test_a_server_that_cannot_start_is_asked_about_with_the_reason(tasks: 
 # -- what happens to machines -------------------------------------------------------------------------------------
 
 
-async def test_a_crash_is_seen_and_exit_code_zero_does_not_hide_it(pod: Pod) -> None:
+async def test_a_crash_is_seen_and_exit_code_zero_does_not_hide_it(pod: SimulatedPod) -> None:
     await pod.machine.settings(seconds_from_engine_death_to_exit=0.1)
     await pod.start("coder")
     await pod.server_is("coder", "ready")
@@ -145,7 +191,7 @@ async def test_a_crash_is_seen_and_exit_code_zero_does_not_hide_it(pod: Pod) -> 
     await pod.until(lambda s: s.servers["coder"].ended, "its GPU is given back")
 
 
-async def test_an_engine_that_outlives_its_root_is_ended_before_its_gpu_goes_to_the_next(pod: Pod) -> None:
+async def test_an_engine_that_outlives_its_root_is_ended_before_its_gpu_goes_to_the_next(pod: SimulatedPod) -> None:
     for name in ("one", "two", "next"):
         await pod.start(name)
     for name in ("one", "two"):
@@ -159,7 +205,7 @@ async def test_an_engine_that_outlives_its_root_is_ended_before_its_gpu_goes_to_
     assert ("lease_released", "one") in types[:granted] or ("lease_released", "two") in types[:granted]
 
 
-async def test_a_dropped_connection_is_no_event(pod: Pod) -> None:
+async def test_a_dropped_connection_is_no_event(pod: SimulatedPod) -> None:
     await pod.start("coder")
     before = await pod.server_is("coder", "ready")
     await pod.machine.drop_connections()
@@ -171,7 +217,7 @@ async def test_a_dropped_connection_is_no_event(pod: Pod) -> None:
 
 
 async def test_an_unreachable_machine_keeps_its_server_and_a_stop_asked_meanwhile_is_done_on_return(
-    pod: Pod,
+    pod: SimulatedPod,
 ) -> None:
     await pod.start("coder")
     before = await pod.server_is("coder", "ready")
@@ -188,7 +234,7 @@ async def test_an_unreachable_machine_keeps_its_server_and_a_stop_asked_meanwhil
     assert await servers_running(pod.machine) == 0
 
 
-async def test_a_reboot_fails_the_server_and_interrupts_the_run(tasks: Tasks, pod: Pod) -> None:
+async def test_a_reboot_fails_the_server_and_interrupts_the_run(tasks: Tasks, pod: SimulatedPod) -> None:
     task = await attached_task(tasks, pod, "sleep, '1000'")
     await command_runs(pod)
     await pod.machine.reboot()
@@ -200,7 +246,7 @@ async def test_a_reboot_fails_the_server_and_interrupts_the_run(tasks: Tasks, po
     assert state.workstreams["work"].attempt == 1, "an attempt whose end nobody saw is never just repeated"
 
 
-async def test_a_changed_host_key_stops_everything_until_a_person_pins_the_new_one(pod: Pod) -> None:
+async def test_a_changed_host_key_stops_everything_until_a_person_pins_the_new_one(pod: SimulatedPod) -> None:
     await pod.until(lambda s: s.reachable, "the pod is reachable")
     old = pod.machine.fingerprint
     new = await pod.machine.change_host_key()
@@ -218,10 +264,10 @@ async def test_a_worker_without_the_key_says_so_and_another_address_helps(
     podctl: PodctlClient, machine: SimulatedMachine, unique: Callable[[str], str]
 ) -> None:
     name = unique("pod")
-    right = pod_input(machine, name)
+    right = pod_input(name, machine.ssh_command, machine.host_key)
     missing = parse_ssh(machine.ssh_command.replace(str(machine.client_key), "/nowhere/key"))
     await podctl.register_pod(right.model_copy(update={"ssh": missing}))
-    pod = Pod(podctl, name, machine)
+    pod = Pod(podctl, name)
     state = await pod.until(lambda s: s.reachable is False, "the pod cannot be reached")
     assert "/nowhere/key" in state.unreachable_reason
     await podctl.execute_pod(name, SetAddress(ssh=right.ssh), by="ann")
@@ -231,7 +277,7 @@ async def test_a_worker_without_the_key_says_so_and_another_address_helps(
 # -- what it costs, and what a stranger can do --------------------------------------------------------------------
 
 
-async def test_a_healthy_server_adds_no_history(pod: Pod) -> None:
+async def test_a_healthy_server_adds_no_history(pod: SimulatedPod) -> None:
     await pod.start("coder")
     await pod.server_is("coder", "ready")
     beats: list[Any] = []
@@ -261,7 +307,7 @@ async def test_a_healthy_server_adds_no_history(pod: Pod) -> None:
     assert "pause" not in str(await pod.handle.fetch_history())
 
 
-async def test_strangers_signals_and_cancellations_change_nothing(pod: Pod) -> None:
+async def test_strangers_signals_and_cancellations_change_nothing(pod: SimulatedPod) -> None:
     await pod.handle.signal("hello", args=[raw(b"{"), raw(b"\xff")])
     await pod.handle.cancel(reason="by mistake")
     await pod.handle.signal("hello")
@@ -271,9 +317,9 @@ async def test_strangers_signals_and_cancellations_change_nothing(pod: Pod) -> N
     assert (await history_types(pod.podctl.temporal, pod.workflow_id))["WORKFLOW_TASK_FAILED"] == 0
 
 
-async def test_a_removed_pod_ends_and_its_name_is_free_again(pod: Pod, podctl: PodctlClient) -> None:
+async def test_a_removed_pod_ends_and_its_name_is_free_again(pod: SimulatedPod, podctl: PodctlClient) -> None:
     with pytest.raises(AlreadyExists):
-        await podctl.register_pod(pod_input(pod.machine, pod.name))
+        await podctl.register_pod(pod_input(pod.name, pod.machine.ssh_command, pod.machine.host_key))
     await pod.until(lambda s: s.reachable, "the pod is reachable")
     await podctl.execute_pod(pod.name, Remove(), by="ann")
     await pod.handle.result()
@@ -284,7 +330,7 @@ async def test_a_removed_pod_ends_and_its_name_is_free_again(pod: Pod, podctl: P
         await podctl.pod("gone")
 
 
-async def test_a_lost_machine_is_given_up_on_a_persons_word(pod: Pod, tasks: Tasks) -> None:
+async def test_a_lost_machine_is_given_up_on_a_persons_word(pod: SimulatedPod, tasks: Tasks) -> None:
     task = await attached_task(tasks, pod)
     await task.until(lambda s: s.workstreams["work"].status == "in_progress", "the command runs")
     await pod.machine.unreachable(outage="refuse")
@@ -294,7 +340,7 @@ async def test_a_lost_machine_is_given_up_on_a_persons_word(pod: Pod, tasks: Tas
     assert state.phase == "workstream_execution"
 
 
-async def test_a_stop_that_meets_a_stubborn_server_kills_it_after_its_grace(pod: Pod) -> None:
+async def test_a_stop_that_meets_a_stubborn_server_kills_it_after_its_grace(pod: SimulatedPod) -> None:
 
     await pod.machine.settings(hang_on_term="always")
     await pod.start("coder")

@@ -14,7 +14,7 @@ from domain.task.commands import CancelTask, PostMessage, UpdatePlan, UpdateSpec
 from domain.task.models import GateMode, Gates, PlanDraft, TaskConfig, TaskInput
 from domain.task.plan_file import read_plan
 from podctl.client import AlreadyExists, NotFound, PodctlClient, Refused, new_command_id
-from tests.workflow.support import MODEL, Pod, Task, Tasks, eventually, history_types, raw
+from tests.workflow.support import MODEL, SimulatedPod, Task, Tasks, eventually, history_types, raw
 from workflows import names
 
 BY_SIGNAL = """
@@ -87,7 +87,7 @@ async def test_a_task_goes_through_every_gate_with_a_person_at_each(tasks: Tasks
     assert (await task.handle.describe()).status is WorkflowExecutionStatus.COMPLETED
 
 
-async def test_a_diamond_of_commands_runs_on_the_model_server_its_plan_names(tasks: Tasks, pod: Pod) -> None:
+async def test_a_diamond_of_commands_runs_on_the_model_server_its_plan_names(tasks: Tasks, pod: SimulatedPod) -> None:
     task = await tasks.create(diamond(pod.name))
     await task.work_begins()
     await settles(task, "right", "in_progress")
@@ -196,7 +196,12 @@ async def test_a_plan_that_cannot_work_is_refused_and_leaves_no_trace(
 # -- failures and decisions ---------------------------------------------------------------------------------------
 
 
-async def failed_task(tasks: Tasks, pod: Pod, argv: str = "[sh, -c, 'echo broken; exit 3']") -> tuple[Task, str]:
+BREAKS = "[sh, -c, 'echo broken; exit 3']"
+
+
+async def failed_task(
+    tasks: Tasks, pod: SimulatedPod, argv: str = "[sh, -c, 'echo broken; exit 3']"
+) -> tuple[Task, str]:
     """Return a task whose first workstream has failed, and the id of the question what is to become of it."""
     task = await tasks.create(one_command(pod.name, argv))
     await task.work_begins()
@@ -209,7 +214,7 @@ async def failed_task(tasks: Tasks, pod: Pod, argv: str = "[sh, -c, 'echo broken
     return task, question.message_id
 
 
-async def test_a_failed_command_is_asked_about_with_its_exit_code_and_output(tasks: Tasks, pod: Pod) -> None:
+async def test_a_failed_command_is_asked_about_with_its_exit_code_and_output(tasks: Tasks, pod: SimulatedPod) -> None:
     task, question = await failed_task(tasks, pod)
     work = (await task.state()).workstreams["work"]
     assert work.error == "exit code 3"
@@ -220,7 +225,7 @@ async def test_a_failed_command_is_asked_about_with_its_exit_code_and_output(tas
     assert (await task.signal("approve", message_id="m-99", choice="retry")).code == "message_not_found"
 
 
-async def test_retry_runs_it_again_under_an_id_of_its_own(tasks: Tasks, pod: Pod) -> None:
+async def test_retry_runs_it_again_under_an_id_of_its_own(tasks: Tasks, pod: SimulatedPod) -> None:
     task, question = await failed_task(
         tasks, pod, "[sh, -c, 'if [ -e tried ]; then echo again; else touch tried; exit 1; fi']"
     )
@@ -234,7 +239,7 @@ async def test_retry_runs_it_again_under_an_id_of_its_own(tasks: Tasks, pod: Pod
     assert (await task.signal("approve", message_id=question, choice="retry")).code == "already_approved"
 
 
-async def test_skip_lets_the_dependents_go_on(tasks: Tasks, pod: Pod) -> None:
+async def test_skip_lets_the_dependents_go_on(tasks: Tasks, pod: SimulatedPod) -> None:
     task, question = await failed_task(tasks, pod)
     await task.ok("approve", message_id=question, choice="skip")
     state = await task.state()
@@ -242,7 +247,7 @@ async def test_skip_lets_the_dependents_go_on(tasks: Tasks, pod: Pod) -> None:
     assert state.workstreams["after"].status == "in_progress"
 
 
-async def test_a_person_fixes_it_by_hand(tasks: Tasks, pod: Pod) -> None:
+async def test_a_person_fixes_it_by_hand(tasks: Tasks, pod: SimulatedPod) -> None:
     task, question = await failed_task(tasks, pod)
     await task.ok("approve", message_id=question, choice="fix")
     assert (await task.state()).workstreams["work"].status == "awaiting_input"
@@ -252,14 +257,14 @@ async def test_a_person_fixes_it_by_hand(tasks: Tasks, pod: Pod) -> None:
     assert state.workstreams["after"].status == "in_progress"
 
 
-async def test_cancel_is_an_answer_too(tasks: Tasks, pod: Pod) -> None:
+async def test_cancel_is_an_answer_too(tasks: Tasks, pod: SimulatedPod) -> None:
     task, question = await failed_task(tasks, pod)
     await task.ok("approve", message_id=question, choice="cancel")
     await task.reaches("cancelled")
     await task.handle.result()
 
 
-async def test_a_program_that_is_not_there_fails_with_its_name(tasks: Tasks, pod: Pod) -> None:
+async def test_a_program_that_is_not_there_fails_with_its_name(tasks: Tasks, pod: SimulatedPod) -> None:
     task, _ = await failed_task(tasks, pod, "[no-such-program-anywhere]")
     work = (await task.state()).workstreams["work"]
     assert "no-such-program-anywhere" in (work.error or "")
@@ -267,7 +272,7 @@ async def test_a_program_that_is_not_there_fails_with_its_name(tasks: Tasks, pod
     await task.until(lambda s: not s.stopping_runs, "no run is left to stop")
 
 
-async def test_a_program_that_takes_too_long_is_stopped(tasks: Tasks, pod: Pod) -> None:
+async def test_a_program_that_takes_too_long_is_stopped(tasks: Tasks, pod: SimulatedPod) -> None:
     task = await tasks.create(one_command(pod.name, "[sleep, '1000']", more=", timeout_seconds: 0.5"))
     await task.work_begins()
     await settles(task, "work", "failed")
@@ -296,7 +301,7 @@ async def test_a_model_server_on_a_pod_that_nobody_added_is_asked_about(tasks: T
 # -- cancelling ---------------------------------------------------------------------------------------------------
 
 
-async def running_command(tasks: Tasks, pod: Pod) -> Task:
+async def running_command(tasks: Tasks, pod: SimulatedPod) -> Task:
     task = await tasks.create(one_command(pod.name, "[sleep, '1000']"))
     await task.work_begins()
 
@@ -309,7 +314,7 @@ async def running_command(tasks: Tasks, pod: Pod) -> Task:
 
 @pytest.mark.parametrize("way", ["command", "temporal"])
 async def test_cancelling_stops_what_runs_and_is_final_after_that(
-    tasks: Tasks, pod: Pod, podctl: PodctlClient, way: str
+    tasks: Tasks, pod: SimulatedPod, podctl: PodctlClient, way: str
 ) -> None:
     task = await running_command(tasks, pod)
     if way == "command":
@@ -327,7 +332,7 @@ async def test_cancelling_stops_what_runs_and_is_final_after_that(
     assert refused.value.code == "already_terminal"
 
 
-async def test_cancelling_releases_a_model_server_that_still_loads(tasks: Tasks, pod: Pod) -> None:
+async def test_cancelling_releases_a_model_server_that_still_loads(tasks: Tasks, pod: SimulatedPod) -> None:
     await pod.machine.settings(load_seconds=1000)
     task = await tasks.create(diamond(pod.name))
     await task.work_begins()
