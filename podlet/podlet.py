@@ -1267,7 +1267,8 @@ def _become_program(order: Json, go: int) -> None:
     import signal
 
     os.setsid()
-    for number in (signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):  # ignored by us or by Python, and exec keeps that
+    # What we, Python or whoever started us ignores would stay ignored over the exec.
+    for number in set(range(1, signal.NSIG)) - {signal.SIGKILL, signal.SIGSTOP, 32, 33}:  # 32, 33: the C library's
         signal.signal(number, signal.SIG_DFL)
     os.chdir(order["work"])
     log = os.open(f"{order['folder']}/output.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

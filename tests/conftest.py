@@ -7,12 +7,17 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 from podctl.embedded import DYNAMIC_CONFIGURATION, temporal_program
 from podctl.paths import PodctlPaths
 from workflows.search_attributes import SEARCH_ATTRIBUTES
+
+# How fast a machine is says nothing about what is right.
+settings.register_profile("podctl", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("podctl")
 
 
 @pytest.fixture(scope="session", autouse=True)

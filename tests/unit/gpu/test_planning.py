@@ -1,7 +1,7 @@
 from contextlib import suppress
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.errors import Rejected
@@ -182,7 +182,6 @@ def test_a_reservation_is_for_whole_gpus_nearest_to_free() -> None:
 
 
 @given(st.lists(st.sampled_from([0.05, 0.1, 0.25, 0.3, 0.45, 0.7, 0.9, 1.0]), max_size=30), st.integers(1, 4))
-@settings(deadline=None)
 def test_shares_never_exceed_a_gpu_and_ports_never_meet(shares: list[float], count: int) -> None:
     look = inventory(count)
     held: list[Lease] = []

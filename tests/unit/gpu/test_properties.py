@@ -178,7 +178,7 @@ COMMANDS: st.SearchStrategy[Command] = st.one_of(
 
 
 @given(st.lists(st.tuples(COMMANDS, st.integers(0, 90)), max_size=25))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_sequence_of_commands_keeps_the_invariants(script: list[tuple[Command, int]]) -> None:
     pod = Pod(inventory(2))
     again = Pod(inventory(2))
@@ -423,11 +423,10 @@ class PodAndMachine(RuleBasedStateMachine):
 
 
 TestPodAndMachine = PodAndMachine.TestCase
-TestPodAndMachine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestPodAndMachine.settings = settings(max_examples=100, stateful_step_count=40)
 
 
 @given(st.lists(st.tuples(COMMANDS, st.sampled_from(["one", "two", "three"])), max_size=10))
-@settings(deadline=None)
 def test_a_command_id_counts_once(script: list[tuple[Command, str]]) -> None:
     state = Pod(inventory(2)).state
     accepted: set[str] = set()

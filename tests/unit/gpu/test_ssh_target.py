@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.errors import BadInput
@@ -81,7 +81,6 @@ def test_what_is_not_honoured_is_refused_by_name(line: str, says: str) -> None:
 
 
 @given(st.text(max_size=60))
-@settings(deadline=None)
 def test_any_text_gives_safe_words_or_is_refused(text: str) -> None:
     try:
         target = parse_ssh(text)
@@ -93,7 +92,6 @@ def test_any_text_gives_safe_words_or_is_refused(text: str) -> None:
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1))
-@settings(deadline=None)
 def test_an_identity_file_may_be_called_anything(name: str) -> None:
     import shlex
 

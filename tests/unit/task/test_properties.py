@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.entity import Event
@@ -208,7 +208,7 @@ tasks = st.builds(
     plan=st.integers(0, 4).flatmap(lambda number: plans() if number else st.none()),
     config=configs,
 )
-thorough = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+thorough = settings(max_examples=80)
 
 
 def fitting_commands(state: TaskState) -> Iterator[TaskCommand]:
