@@ -32,6 +32,10 @@ MUST_NOT_IMPORT = {
 }
 
 
+#: What a replay would not see again: nothing that runs inside a workflow may ask for it.
+NOT_REPLAYED = {"os", "random", "secrets", "socket", "subprocess", "threading", "time", "uuid"}
+
+
 def sources(package: str) -> list[Path]:
     module = ROOT / f"{package}.py"
     return [module] if module.exists() else sorted((ROOT / package).rglob("*.py"))
@@ -88,3 +92,20 @@ def test_every_package_of_ours_is_held_by_these_rules_and_installed() -> None:
     assert packages == set(MAY_IMPORT) - {"worker"}
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert all(f'"{package}"' in project for package in MAY_IMPORT)
+
+
+@pytest.mark.parametrize("package", ["domain", "workflows"])
+def test_what_runs_in_workflows_asks_neither_clock_nor_chance(package: str) -> None:
+    assert [
+        f"{place} imports {name}"
+        for source in sources(package)
+        for name, place in imports(source)
+        if name in NOT_REPLAYED
+    ] == []
+    clocks = ("datetime.now(", "datetime.utcnow(", "date.today(")
+    assert [
+        f"{source.relative_to(ROOT)} asks {clock}"
+        for source in sources(package)
+        for clock in clocks
+        if clock in source.read_text(encoding="utf-8")
+    ] == []
