@@ -30,14 +30,6 @@ class Format(StrEnum):
 
 OutputOption = Annotated[Format, typer.Option("--output", "-o", help="Show a table, or JSON for programs.")]
 
-#: Colours of the words for states, wherever they stand in a table.
-_STYLES = {
-    **dict.fromkeys(("ready", "completed", "running", "ok", "attached"), "green"),
-    **dict.fromkeys(("failed", "lost", "memory_unexplained", "blocked", "gone"), "red"),
-    **dict.fromkeys(("unreachable", "unhealthy", "warning", "stopping", "restarting", "pending"), "yellow"),
-    **dict.fromkeys(("loading", "launching", "in_progress", "workstream_execution"), "cyan"),
-}
-
 #: Packages of ours whose exceptions are written for people.
 _OURS = frozenset({"cli", "demo", "domain", "podctl", "remote", "simulator", "worker"})
 
@@ -121,12 +113,12 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
 def _print_rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
+
+    from cli.render import cell_text
 
     table = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for row in rows:
-        # As text, never as markup: it may be a stranger's.
-        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+        table.add_row(*(cell_text(cell) for cell in row))
     Console().print(table)
 
 

@@ -25,11 +25,14 @@ _WAITS = "yellow"
 _BAD = "red"
 _QUIET = "dim"
 
-#: Phases, and states of workstreams, model servers and pods. What is not here is shown without colour.
+#: Phases, states of workstreams, model servers, pods and processes, results of checks. Others have no colour.
 _COLOURS = {
+    "attached": _GOOD,
     "completed": _GOOD,
+    "ok": _GOOD,
     "ready": _GOOD,
     "reachable": _GOOD,
+    "running": _GOOD,
     "in_progress": _BUSY,
     "workstream_execution": _BUSY,
     "launching": _BUSY,
@@ -40,7 +43,9 @@ _COLOURS = {
     "unreachable": _WAITS,
     "unhealthy": _WAITS,
     "memory_unexplained": _WAITS,
+    "warning": _WAITS,
     "failed": _BAD,
+    "gone": _BAD,
     "lost": _BAD,
     "pending": _QUIET,
     "skipped": _QUIET,
@@ -79,6 +84,13 @@ def state_text(state: str) -> Text:
     from rich.text import Text
 
     return Text(words(state), style=_COLOURS.get(state, ""))
+
+
+def cell_text(text: str) -> Text:
+    """Return a cell as text, never as markup (it may be a stranger's), in its colour if it is a state."""
+    from rich.text import Text
+
+    return Text(plain(text), style=_COLOURS.get(text, ""))
 
 
 def columns(headers: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:

@@ -86,10 +86,14 @@ def test_a_command_may_choose_its_exit_status(body: str, status: int) -> None:
 
 
 def test_ctrl_c_exits_with_130_and_the_commands_own_hint() -> None:
-    body = (
-        "import asyncio; print('working', flush=True); "
-        "output.run_async(asyncio.sleep(60), when_interrupted='podctl watch shows it')"
-    )
+    # It says so from inside the coroutine: Ctrl-C before that would find a program that has not begun.
+    body = """
+    import asyncio
+    async def work():
+        print("working", flush=True)
+        await asyncio.sleep(60)
+    output.run_async(work(), when_interrupted="podctl watch shows it")
+""".strip()
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM.format(body=body)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as program:
