@@ -1,5 +1,6 @@
 """What commands begin with: the user's folders, the client, the pod that is meant, who speaks."""
 
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -51,4 +52,16 @@ async def open_client() -> "PodctlClient":
     from podctl.client import PodctlClient
     from podctl.connection import connect
 
+    if not os.environ.get("PODCTL_DEBUG"):
+        _silence_the_sdk()
     return PodctlClient(await connect(user_paths()))
+
+
+def _silence_the_sdk() -> None:
+    """Keep the SDK's own log from the user's terminal: what goes wrong is raised, and told once, in our words."""
+    import logging
+
+    from temporalio.runtime import Runtime, TelemetryConfig
+
+    logging.getLogger("temporalio").setLevel(logging.CRITICAL + 1)
+    Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=None)), error_if_already_set=False)

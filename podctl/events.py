@@ -4,6 +4,7 @@ The history is the event log. The reader fetches the histories of the chain of r
 with no worker running and on closed workflows. It adds the client identity that history recorded to each event.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,10 @@ from temporalio.worker import (
 from domain.entity import EntityState, Event
 from workflows.entity import Entity
 from workflows.plugin import project_plugin
+
+
+class ReplayFailed(Exception):
+    """Today's code does not do what a history says was done."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,8 @@ class _Capture(Interceptor):
 async def replay_run(history: WorkflowHistory) -> Entity[Any]:
     """Return the entity as today's code makes it from one run's history.
 
-    Raises ``temporalio.workflow.NondeterminismError`` if today's code would have done something else, and
-    ``ValueError`` if the history is not one of ours or has not begun.
+    Raises ``ReplayFailed`` if today's code would have done something else, and ``ValueError`` if the history is not one
+    of ours or has not begun.
     """
     if not _is_scheduled(history):
         raise ValueError(f"nothing of {history.workflow_id} has been scheduled yet")
@@ -74,7 +79,19 @@ async def replay_run(history: WorkflowHistory) -> Entity[Any]:
         # Our own code replays here, in a process that does nothing else with it: the sandbox would only cost time.
         workflow_runner=UnsandboxedWorkflowRunner(),
     )
-    await replayer.replay_workflow(WorkflowHistory(history.workflow_id, _processed(history.events)))
+    processed = WorkflowHistory(history.workflow_id, _processed(history.events))
+    replay = asyncio.ensure_future(replayer.replay_workflow(processed))
+    try:
+        await asyncio.shield(replay)
+    except asyncio.CancelledError:
+        # A replay that is cancelled half-way never ends; let go on, it is done in milliseconds.
+        await asyncio.wait([replay])
+        raise
+    except (workflow.NondeterminismError, RuntimeError) as error:
+        raise ReplayFailed(
+            f"the history of {history.workflow_id} was made by a podctl that does other things than this one: use the "
+            "version that its worker runs"
+        ) from error
     if capture.entity is None:
         raise ValueError(f"no worker has taken up {history.workflow_id} yet")
     return capture.entity

@@ -1,13 +1,15 @@
 """Recorded histories must mean the same to today's code."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowHistory
 
 from domain.gpu.models import GpuPodState
 from domain.task.models import Phase, TaskState
-from podctl.events import replay_run
+from podctl.events import ReplayFailed, replay_run
 
 HISTORIES = Path(__file__).parent / "histories"
 TASK_EVENTS = ["task_created", "spec_updated", "plan_updated", "command_refused", "spec_approved"]
@@ -41,3 +43,20 @@ async def test_the_recorded_pod_has_launched_once_and_stopped_verified() -> None
     [server] = state.servers.values()
     assert (server.state, server.counter, server.holders) == ("stopped", 1, ())
     assert [event.type for event in entity.events].count("lease_released") == 1
+
+
+async def test_a_history_that_other_code_made_is_told_as_such() -> None:
+    history = load("gpu-pod")
+    scheduled = EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED
+    event = next(event for event in history.events if event.event_type == scheduled)
+    event.activity_task_scheduled_event_attributes.activity_type.name = "something_else"
+    with pytest.raises(ReplayFailed, match="does other things than this one"):
+        await replay_run(history)
+
+
+async def test_a_replay_that_is_cancelled_ends() -> None:
+    replay = asyncio.create_task(replay_run(load("gpu-pod")))
+    await asyncio.sleep(0)
+    replay.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(replay, 30)
