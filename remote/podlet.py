@@ -26,6 +26,8 @@ _NO_PYTHON = 67
 _STDERR_LIMIT = 2_000
 #: Seconds for an upload, a few ten kilobytes.
 _UPLOAD_TIMEOUT = 60.0
+#: Connections to one pod before it counts as one that takes no calls at all.
+_CONNECTIONS_MAXIMUM = 16
 
 Line = dict[str, Any]
 
@@ -57,21 +59,28 @@ class Podlet:
 
         Raises as ``call`` does; a podlet's error line is raised as ``PodletError``.
         """
-        connection = await self._pool.connection(address)
+        connection, process = await self._start(address)
         body = json.dumps({"root": address.root, **request, "verb": verb}).encode() + b"\n"
-        process = await self._start(connection, address)
         try:
             yield self._lines(connection, address, verb, process, body)
         finally:
             process.close()
 
     async def _start(
-        self, connection: asyncssh.SSHClientConnection, address: PodAddress
-    ) -> "asyncssh.SSHClientProcess[bytes]":
-        try:
-            return await connection.create_process(_start_command(), encoding=None)
-        except (OSError, asyncssh.Error) as error:
-            raise Unreachable(address.pod, f"no channel could be opened: {error}") from error
+        self, address: PodAddress
+    ) -> "tuple[asyncssh.SSHClientConnection, asyncssh.SSHClientProcess[bytes]]":
+        full: list[asyncssh.SSHClientConnection] = []
+        while True:
+            connection = await self._pool.connection(address, full)
+            try:
+                return connection, await connection.create_process(_start_command(), encoding=None)
+            except asyncssh.ChannelOpenError as error:
+                full.append(connection)
+                # What tells a machine that is gone from one that only takes no more on this connection.
+                if connection.is_closed() or len(full) == _CONNECTIONS_MAXIMUM:
+                    raise Unreachable(address.pod, f"no channel could be opened: {error}") from error
+            except (OSError, asyncssh.Error) as error:
+                raise Unreachable(address.pod, f"no channel could be opened: {error}") from error
 
     async def _lines(
         self,
@@ -103,7 +112,7 @@ class Podlet:
             if exit_status == _MISSING and not uploaded:
                 await _upload(connection, address)
                 uploaded = True
-                process = await self._start(connection, address)
+                connection, process = await self._start(address)
                 continue
             stderr = errors.result() if errors.done() and not errors.cancelled() else ""
             raise _ended_without_result(address, verb, exit_status, stderr)

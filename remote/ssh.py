@@ -1,14 +1,15 @@
 """SSH connections to GPU pods.
 
-Invariants: at most one connection per pod and process, shared by all callers (channels are multiplexed); its host
-key is the pinned one or there is no connection; after a failed try the next one waits, longer each time, so that a
-machine that comes back is not stormed.
+Invariants: one connection per pod and process, shared by all callers (channels are multiplexed), and another one only
+when the machine lets no more channels into those that there are (sshd's ``MaxSessions``, 10 unless its owner says
+otherwise); the host key is the pinned one or there is no connection; after a failed try the next one waits, longer each
+time, so that a machine that comes back is not stormed.
 """
 
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,25 +115,27 @@ async def connect(address: PodAddress) -> asyncssh.SSHClientConnection:
 
 @dataclass
 class _Slot:
-    """The one connection of a pod, and when the next try may be made."""
+    """The connections of a pod, and when the next try may be made."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     address: PodAddress | None = None
-    connection: asyncssh.SSHClientConnection | None = None
+    connections: list[asyncssh.SSHClientConnection] = field(default_factory=list)
     failures: int = 0
     next_try: float = 0.0
     last_error: RemoteError | None = None
 
 
 class SshPool:
-    """Shared connections, one per pod."""
+    """Shared connections to pods."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._slots: dict[str, _Slot] = {}
         self._clock = clock
 
-    async def connection(self, address: PodAddress) -> asyncssh.SSHClientConnection:
-        """Return the living connection to the pod, making it if there is none.
+    async def connection(
+        self, address: PodAddress, full: Collection[asyncssh.SSHClientConnection] = ()
+    ) -> asyncssh.SSHClientConnection:
+        """Return a living connection to the pod that is none of ``full``, making one if there is none.
 
         While the pause after a failed try lasts, raises that try's error again (``Unreachable.retry_after`` says how
         long). Raises what ``connect`` raises.
@@ -143,15 +146,17 @@ class SshPool:
             if slot.address != address:
                 self._drop(slot)
                 slot.address, slot.failures, slot.next_try = address, 0, 0.0
-            if slot.connection is not None and not slot.connection.is_closed():
-                return slot.connection
+            slot.connections = [connection for connection in slot.connections if not connection.is_closed()]
+            for connection in slot.connections:
+                if connection not in full:
+                    return connection
             wait = slot.next_try - self._clock()
             if wait > 0 and slot.last_error is not None:
                 if isinstance(slot.last_error, Unreachable):
                     raise Unreachable(address.pod, slot.last_error.reason, retry_after=wait)
                 raise slot.last_error
             try:
-                slot.connection = await connect(address)
+                connection = await connect(address)
             except RemoteError as error:
                 pause = self._pause_after(slot.failures)
                 slot.failures += 1
@@ -160,17 +165,15 @@ class SshPool:
                 if isinstance(error, Unreachable):
                     error.retry_after = pause
                 raise
+            slot.connections.append(connection)
             slot.failures, slot.next_try, slot.last_error = 0, 0.0, None
-            return slot.connection
+            return connection
 
     async def close(self) -> None:
         """Close every connection. Work on the pods goes on."""
         slots, self._slots = list(self._slots.values()), {}
-        for slot in slots:
-            self._drop(slot)
-        await asyncio.gather(
-            *(slot.connection.wait_closed() for slot in slots if slot.connection is not None), return_exceptions=True
-        )
+        dropped = [connection for slot in slots for connection in self._drop(slot)]
+        await asyncio.gather(*(connection.wait_closed() for connection in dropped), return_exceptions=True)
 
     @staticmethod
     def _pause_after(failures: int) -> float:
@@ -179,9 +182,11 @@ class SshPool:
         return ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing
 
     @staticmethod
-    def _drop(slot: _Slot) -> None:
-        if slot.connection is not None:
-            slot.connection.abort()
+    def _drop(slot: _Slot) -> list[asyncssh.SSHClientConnection]:
+        dropped, slot.connections = slot.connections, []
+        for connection in dropped:
+            connection.abort()
+        return dropped
 
 
 def _identity_files(target: SshTarget) -> list[str]:
