@@ -48,7 +48,7 @@ class Watch(Value):
     beliefs: dict[str, Belief]
     #: Launches of this pod's servers that must be there.
     expected: tuple[str, ...]
-    #: server -> its newest launch, and what stands for servers that are not listed: a newer launch is news at once.
+    #: server -> its newest launch that was seen, and what stands for servers that are not listed: a newer one is news.
     counters: dict[str, int]
     counter_floor: int
 
@@ -160,14 +160,13 @@ def _watch(state: GpuPodState) -> Watch:
         if server.holds_lease and server.launch_id is not None and server.belief is not None:
             beliefs[server.launch_id] = server.belief
     return Watch(
-        # With the launches: a watch that began before one was decided would take its end for that of a stranger's, and
-        # a server that dies between two looks would be loading for ever.
-        key="/".join(("watch", str(state.address_revision), *_expected(state))),
+        key=f"watch/{state.address_revision}",
         reachable=state.reachable,
         boot=state.boot,
         beliefs=beliefs,
         expected=_expected(state),
-        counters={server.name: server.counter for server in state.servers.values()},
+        # A launch that nobody has seen yet counts as a newer one: it may have died by the time it is first looked for.
+        counters={s.name: s.counter - (s.holds_lease and s.belief is None) for s in state.servers.values()},
         counter_floor=state.counter_floor,
     )
 

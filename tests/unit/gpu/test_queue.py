@@ -87,7 +87,7 @@ def test_an_old_look_is_good_enough_to_go_on_waiting() -> None:
     pod.start("b")
     pod.later(3600)
     pod.launched("a")
-    assert list(pod.actions()) == ["watch/0/box/a/1"]
+    assert list(pod.actions()) == ["watch/0"]
 
 
 def test_who_waits_for_somebody_elses_process_looks_again_less_and_less_often() -> None:

@@ -11,7 +11,7 @@ LAUNCH = "box/qwen/1"
 
 
 def watch_of(pod: Pod) -> Watch:
-    watch = next(action for action in pod.actions().values() if action.type == "watch")
+    watch = pod.actions()["watch/0"]
     assert isinstance(watch, Watch)
     return watch
 
@@ -86,16 +86,6 @@ def test_a_watch_given_what_is_believed_sees_no_news_in_it() -> None:
     assert sees_news(pod)
     pod.observe()
     assert not sees_news(pod)
-
-
-def test_a_launch_that_ends_before_the_watch_sees_it_is_news_for_a_watch_of_its_own() -> None:
-    pod = Pod(inventory(1))
-    before = next(iter(pod.actions()))
-    pod.start()
-    pod.launched()
-    # The watch that was under way does not know the launch: it has to give way to one that does.
-    assert before not in pod.actions()
-    assert sees_news(pod, exited(LAUNCH, code=1))
 
 
 def test_what_only_moves_on_is_no_news() -> None:
@@ -173,14 +163,18 @@ def test_a_removed_pod_is_settled_when_its_holders_know() -> None:
     assert is_settled(pod.state)
 
 
-def test_a_launch_that_died_before_it_was_seen_is_news_to_a_watch_that_began_before_it() -> None:
+def test_a_launch_that_died_before_it_was_seen_is_news_to_whichever_watch_is_there() -> None:
     pod = Pod(inventory(1))
-    before = watch_of(pod)
+    watches = [watch_of(pod)]
     pod.start()
+    watches.append(watch_of(pod))
+    died = exited(LAUNCH, code=1)
+    for watch in watches:
+        assert newer((died,), pod.state.name, watch.counters, watch.counter_floor) == {LAUNCH}
     pod.launched()
-    died = Observation(id=LAUNCH, state="exited", boot="boot-1", exit=Exit(code=1))
-    assert newer((died,), pod.state.name, before.counters, before.counter_floor) == {LAUNCH}
-    after = watch_of(pod)
-    assert newer((died,), pod.state.name, after.counters, after.counter_floor) == set()
-    stranger = died.model_copy(update={"id": "other/qwen/7"})
-    assert newer((stranger,), pod.state.name, before.counters, before.counter_floor) == set()
+    assert sees_news(pod, died)
+    pod.observe(died)
+    assert pod.server().state == "failed"
+    assert not sees_news(pod, died)
+    watch = watches[0]
+    assert newer((exited("other/qwen/7"),), pod.state.name, watch.counters, watch.counter_floor) == set()

@@ -136,7 +136,7 @@ def test_a_stop_asked_during_the_launch_is_not_forgotten() -> None:
     assert pod.launched() == []
     assert pod.observe(running("box/qwen/1", ready=True)) == []
     assert pod.server().state == "stopping"
-    assert list(pod.actions()) == ["watch/0/box/qwen/1", "stop/box/qwen/1"]
+    assert list(pod.actions()) == ["watch/0", "stop/box/qwen/1"]
 
 
 def test_a_task_starts_a_server_shares_it_and_its_last_holder_ends_it() -> None:
