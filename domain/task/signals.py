@@ -191,6 +191,11 @@ def _problems(error: ValidationError) -> str:
 def _kind(value: object) -> str:
     if value is None:
         return "null"
-    return {str: "a text", bool: "true or false", int: "a number", float: "a number", list: "a list"}.get(
-        type(value), "something else"
-    )
+    return {
+        str: "a text",
+        bytes: "bytes",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        list: "a list",
+    }.get(type(value), "something else")

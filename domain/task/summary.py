@@ -69,7 +69,7 @@ def summary_markdown(state: TaskState) -> str:
     """Return the task at a glance: phase, what waits and what moves it on, workstreams, servers, refusals."""
     done, total = progress(state)
     lines = [f"# {_cell(state.title)}", ""]
-    lines.append(f"**{_words(state.phase.value)}** · {done}/{total} workstreams done · task `{state.task_id}`")
+    lines.append(f"**{_words(state.phase.value)}** · {done} of {total} workstreams done · task `{state.task_id}`")
     if state.cancelled_by is not None:
         reason = f": {_cell(state.cancel_reason)}" if state.cancel_reason else ""
         lines.append(f"\nCancelled by {_cell(state.cancelled_by)}{reason}")
@@ -86,7 +86,7 @@ def summary_markdown(state: TaskState) -> str:
     if state.refusals:
         lines += ["", "## Refused", ""]
         lines += [
-            f"- {r.at:%Y-%m-%d %H:%M:%S} {_cell(r.command)} by {_cell(r.by)}: `{r.code}` {_cell(r.message)}"
+            f"- {r.at:%Y-%m-%d %H:%M:%S} {_cell(r.command)} by {_cell(r.by)}: `{r.code}` {_code(r.message)}"
             for r in state.refusals[-5:]
         ]
     return "\n".join(lines) + "\n"
@@ -124,6 +124,11 @@ def _with_code(reason: str) -> str:
 
 def _words(value: str) -> str:
     return value.replace("_", " ")
+
+
+def _code(text: str) -> str:
+    """Return text as code: quotes in an example stay as they can be typed."""
+    return "`" + " ".join(text[:2_000].split())[:300].replace("`", "'") + "`"
 
 
 def _cell(text: str) -> str:

@@ -183,7 +183,7 @@ async def test_it_shows_a_task_and_a_plan_approved_with_the_temporal_cli_moves_i
         "user-metadata",
         f"Task pod {task.id}: Title of {task.id}\n",
         "Created by ann.",
-        "planning · 0/2 workstreams done",
+        "planning · 0 of 2 workstreams done",
         f"plan revision 1 waits for approval: podctl signal approve-plan {task.id}",
     )
     await page.task_shows(task, "memo", '"phase": "planning"', f'"title": "Title of {task.id}"', '"progress": "0/2"')
@@ -194,7 +194,7 @@ async def test_it_shows_a_task_and_a_plan_approved_with_the_temporal_cli_moves_i
     await page.task_shows(
         task,
         "user-metadata",
-        "workstream execution · 0/2 workstreams done",
+        "workstream execution · 0 of 2 workstreams done",
         f"podctl signal workstream-result {task.id} first --status completed",
     )
     await page.task_shows(task, "memo", '"phase": "workstream_execution"')
@@ -236,7 +236,7 @@ async def test_malformed_signals_of_the_temporal_cli_are_shown_as_refused_and_th
     assert [(refusal.command, refusal.code) for refusal in state.refusals] == [(m.name, m.code) for m in MALFORMED]
     # The page has room for the last five.
     told = [f"{sent.name} by unknown: {sent.code} {sent.message}" for sent in MALFORMED[-5:]]
-    await page.task_shows(task, "user-metadata", "planning · 0/2 workstreams done", "Refused", *told)
+    await page.task_shows(task, "user-metadata", "planning · 0 of 2 workstreams done", "Refused", *told)
     await page.task_shows(task, "memo", '"phase": "planning"', f'"refused": {len(MALFORMED)}')
 
     await temporal_signal(site, task, "approve-plan", *YES)
@@ -244,7 +244,7 @@ async def test_malformed_signals_of_the_temporal_cli_are_shown_as_refused_and_th
         result = f'{{"by": "ann", "workstream": "{workstream}", "status": "completed"}}'
         await temporal_signal(site, task, "workstream-result", "--input", result)
     await temporal_signal(site, task, "approve-review", *YES)
-    await page.task_shows(task, "user-metadata", "COMPLETED", "completed · 2", *told)
+    await page.task_shows(task, "user-metadata", "COMPLETED", "completed · 2 of 2 workstreams done", *told)
     assert (await history_types(site.podctl.temporal, task.workflow_id))["WORKFLOW_TASK_FAILED"] == 0
 
 

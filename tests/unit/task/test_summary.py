@@ -41,12 +41,12 @@ def test_the_summary_shows_phase_waits_workstreams_servers_and_refusals() -> Non
         driver.state, Rejected("spec_empty", "no | spec"), command_id="x", command="approve-spec", by="bob", now=START
     )
     shown = summary_markdown(state)
-    assert "**workstream execution** · 0/2 workstreams done" in shown
+    assert "**workstream execution** · 0 of 2 workstreams done" in shown
     assert "- workstream a runs on pod gpu1 (attempt 1): `podctl task logs t1 a -f`" in shown
     assert "| a | A | in progress | 1 |  |" in shown
     assert "| b | B | pending |  | a |" in shown
     assert "| coder | org/model | gpu1 | ready |" in shown
-    assert "`spec_empty` no \\| spec" in shown
+    assert "`spec_empty` `no | spec`" in shown
 
 
 def test_a_cancelled_task_says_who_and_why() -> None:
