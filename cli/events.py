@@ -98,6 +98,8 @@ async def _show_events(workflow_id: str, *, since: int, follow: bool, output: Fo
     log = await client.log(workflow_id)
     if log.missing_through > since:
         print_progress(f"events 1 to {log.missing_through}: past the server's retention")
+    if not log.events:
+        print_progress("no events yet: no worker has taken it up (podctl status, podctl up)")
     for event in log.events:
         if event.sequence > since:
             _print_event(event, output)

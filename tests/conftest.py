@@ -1,6 +1,7 @@
 """Fixtures that several kinds of tests share: one real Temporal server for the test run, a task queue for each test."""
 
 import os
+import signal
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
@@ -15,6 +16,8 @@ from podctl.embedded import DYNAMIC_CONFIGURATION, temporal_program
 from podctl.paths import PodctlPaths
 from workflows.search_attributes import SEARCH_ATTRIBUTES
 
+# Whoever starts the tests in the background may have told them to ignore Ctrl-C, and the programs they start with them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # How fast a machine is says nothing about what is right.
 settings.register_profile("podctl", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("podctl")

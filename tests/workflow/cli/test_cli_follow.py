@@ -120,7 +120,7 @@ async def test_without_a_worker_what_people_say_is_recorded_and_processed_later(
     assert f"approving the spec of task {name} (Later): revision 1, digest " in said.output
     assert "recorded, not processed yet (is a worker running? podctl status)" in said.output
     assert (await podctl.json("task", "show", name))["title"] == "Later"
-    assert "task_created" in (await podctl("events", name)).output
+    assert "no worker has taken it up" in (await podctl("events", name)).errors
 
     async def is_approved() -> bool:
         return (await PodctlClient(client).task(name)).spec.approval is not None
