@@ -11,6 +11,8 @@ from cli.output import Format, OutputOption, print_json, print_progress, print_t
 from cli.task import TaskArgument
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from domain.entity import Event
     from domain.task.models import TaskState
     from podctl.client import PodctlClient
@@ -134,13 +136,13 @@ async def _watch_live(task: str) -> None:
     console = Console()
     shown: list[TaskState] = []
 
-    def view() -> object:
+    def view() -> "RenderableType":
         # Asked once a second for the times in it; the state changes when the server says so.
         return task_view(shown[-1], documents=False)
 
     states = follow_task(await open_client(), task)
     shown.append(await anext(states))
-    with Live(get_renderable=view, console=console, refresh_per_second=1, vertical_overflow="crop") as live:  # type: ignore[arg-type]
+    with Live(get_renderable=view, console=console, refresh_per_second=1, vertical_overflow="crop") as live:
         async for state in states:
             shown[0] = state
             live.refresh()

@@ -1,6 +1,7 @@
 """Signals as people and GPU pods send them: a name and one JSON object, by podctl, the Temporal CLI or its Web UI."""
 
 import json
+from abc import ABC, abstractmethod
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -36,14 +37,15 @@ class SignalCommand(Value):
     command: TaskCommand
 
 
-class _Payload(BaseModel):
+class _Payload(BaseModel, ABC):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     by: Sender = UNKNOWN_SENDER
     command_id: CommandId | None = None
 
+    @abstractmethod
     def command(self) -> TaskCommand:
-        raise NotImplementedError
+        """Return what the signal asks for."""
 
 
 class _ApproveSpec(_Payload):
