@@ -1,6 +1,7 @@
 """What commands begin with: the user's folders, the client, the pod that is meant, who speaks."""
 
 import os
+from functools import cache
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from podctl.client import PodctlClient
     from podctl.paths import PodctlPaths
     from podctl.pods_file import PodsFile
+
+#: Set by the program itself. The SDK's runtime belongs to the whole process: where others use it too, it is theirs.
+own_process = False
 
 AsOption = Annotated[
     str | None, typer.Option("--as", metavar="NAME", help="Who says so; else `user` of config.toml, or the login name.")
@@ -52,11 +56,12 @@ async def open_client() -> "PodctlClient":
     from podctl.client import PodctlClient
     from podctl.connection import connect
 
-    if not os.environ.get("PODCTL_DEBUG"):
+    if own_process and not os.environ.get("PODCTL_DEBUG"):
         _silence_the_sdk()
     return PodctlClient(await connect(user_paths()))
 
 
+@cache
 def _silence_the_sdk() -> None:
     """Keep the SDK's own log from the user's terminal: what goes wrong is raised, and told once, in our words."""
     import logging
@@ -64,4 +69,4 @@ def _silence_the_sdk() -> None:
     from temporalio.runtime import Runtime, TelemetryConfig
 
     logging.getLogger("temporalio").setLevel(logging.CRITICAL + 1)
-    Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=None)), error_if_already_set=False)
+    Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=None)))

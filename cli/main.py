@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli import demo, events, output, pods, servers, signals, simulate, system, task
+from cli import context, demo, events, output, pods, servers, signals, simulate, system, task
 
 app = typer.Typer(
     name="podctl",
@@ -45,6 +45,7 @@ for group in (task, signals, events, pods, servers, system, simulate, demo):
 
 def main() -> None:
     """Run the program and exit with its status."""
+    context.own_process = True
     status = output.run(app)
     if "temporalio" in sys.modules:
         # Its threads may hand a last result to a Python that is shutting down, which aborts with SIGABRT (seen once in
