@@ -62,7 +62,6 @@ def up(
     print(f"  worker    process {result.worker.process.pid}")
     print(f"  logs      {paths.logs}", flush=True)
     if result.started and not detach:
-        print_progress("Ctrl-C ends both; what runs on GPU pods goes on")
         raise typer.Exit(asyncio.run(_stay(paths, result)))
 
 
@@ -75,6 +74,7 @@ async def _stay(paths: "PodctlPaths", started: "Up") -> int:
     asked: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, asked.put_nowait, number)
+    print_progress("Ctrl-C ends both; what runs on GPU pods goes on")  # true from here on
     processes = {
         "Temporal server": (started.server.process, embedded.server_log(paths)),
         "worker": (started.worker.process, embedded.worker_log(paths)),
