@@ -1377,7 +1377,6 @@ class Stop:
         self.killed: Set[Identity] = set()
         self.seen: Set[int] = set()
         self.shared_memory: Set[str] = set()
-        self._step = ""
 
     def run(self) -> Json:
         """Stop the launch and return the result; a stop that was verified before returns what it found then."""
