@@ -119,6 +119,10 @@ class MachineFolder:
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
             note.unlink()
+            # A server's folder of sockets, which a verified stop removes and the end of the machine leaves.
+            if path.parent.name.startswith("podctl-"):
+                with contextlib.suppress(OSError):
+                    path.parent.rmdir()
 
     def new_host_key(self) -> str:
         """Make a new host key; return its fingerprint."""

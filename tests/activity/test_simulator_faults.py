@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -98,9 +99,11 @@ async def test_a_changed_host_key_is_seen_by_who_knew_the_old_one(machine: Simul
 
 
 async def test_the_end_of_a_simulation_leaves_no_process_and_no_file_outside(tmp_path: Path) -> None:
+    sockets = Path(tempfile.mkdtemp(prefix="podctl-"))
     async with simulate(tmp_path, [MachineConfig(name="one")]) as [machine]:
         await shell(machine, _DETACH.format(seconds=3000))
-        await shell(machine, "PRETEND_VLLM_LOAD_SECONDS=600 setsid -f vllm serve org/m > log 2>&1 < /dev/null")
+        environment = f"VLLM_RPC_BASE_PATH={sockets} PRETEND_VLLM_LOAD_SECONDS=600"
+        await shell(machine, f"{environment} setsid -f vllm serve org/m > log 2>&1 < /dev/null")
 
         async def loading() -> bool:
             return any(process.role == "worker" for process in await machine.processes())
@@ -111,7 +114,7 @@ async def test_the_end_of_a_simulation_leaves_no_process_and_no_file_outside(tmp
         outside = [Path(note.read_text()) for note in (machine.folder / "shm").iterdir()]
         assert len(outside) == 2
     assert not [p for p in processes if process_table.is_alive(p.pid, p.start_time)]
-    assert not [path for path in outside if path.exists()]
+    assert not [path for path in [*outside, sockets] if path.exists()]
 
 
 async def test_machines_end_when_their_owner_is_killed(tmp_path: Path) -> None:
