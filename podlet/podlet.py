@@ -815,6 +815,7 @@ class Launch:
         return {
             "id": self.id,
             "kind": record.get("kind"),
+            "owner": record.get("owner"),
             "state": state,
             "boot": process.get("boot"),
             "pid": process.get("pid"),
@@ -824,8 +825,12 @@ class Launch:
             "exit": ending,
             "members": len(members),
             "readiness": self.readiness(process) if is_server and state == "running" and not ending else "none",
+            # What only somebody who watches can tell:
             "healthy": None,
+            "unhealthy_reason": None,
             "stage": None,
+            "idle_seconds": None,
+            "silent_seconds": None,
             "log_size": log_size(self.log),
             # What a run prints may hold secrets that only its caller knows.
             "last_line": redact(last_line(self.log), [self.api_key() or ""]) if is_server else None,
@@ -916,6 +921,7 @@ class LaunchRequest:
         self.wants_api_key = request.flag("api_key")
         self.served_name = request.optional_text("served_name")
         self.server = request.optional_text("server")
+        self.owner = request.optional_text("owner")  # whose launch it is: several podctls may use one machine
         if self.kind not in ("server", "run") or (kind and self.kind != kind):
             raise Failure("bad_request", f"launch {self.id}: kind must be {kind or 'server or run'}, not {self.kind!r}")
         if not self.arguments or not self.arguments[0]:
@@ -948,6 +954,7 @@ class LaunchRequest:
             "api_key": self.wants_api_key,
             "served_name": self.served_name,
             "server": self.server,
+            "owner": self.owner,
             "boot": boot,
             "created_at": time.time(),
             "memory_before": memory_before,

@@ -110,6 +110,8 @@ class Observation(Reported):
     id: str
     #: ``server`` or ``run``; None where there is no record.
     kind: str | None = "server"
+    #: Who launched it, as its launch said; None for a launch that did not say.
+    owner: str | None = None
     state: Literal["absent", "starting", "running", "exited"]
     #: The boot that it was launched in; None while it has no process.
     boot: str | None = None
@@ -120,7 +122,13 @@ class Observation(Reported):
     members: int = 0
     readiness: Readiness = "none"
     healthy: bool | None = None
+    #: Why a ready server counts as unhealthy.
+    unhealthy_reason: str | None = None
     stage: str | None = None
+    #: Seconds since the last request of a ready server; only a watch tells.
+    idle_seconds: float | None = None
+    #: Seconds since a server that is not ready yet last made progress; only a watch tells.
+    silent_seconds: float | None = None
     log_size: int = 0
     last_line: str | None = None
     ports: tuple[int, ...] = ()
@@ -132,6 +140,34 @@ class Observation(Reported):
     def alive(self) -> bool:
         """Whether a process of this launch lives, or may be about to."""
         return self.state in {"starting", "running"}
+
+
+class Metrics(Reported):
+    """What a ready model server says of its work; None: it did not say. ``kv_cache_usage`` is from 0 to 1."""
+
+    running: float | None = None
+    waiting: float | None = None
+    generation_tokens: float | None = None
+    prompt_tokens: float | None = None
+    kv_cache_usage: float | None = None
+    #: Generated tokens between the last two looks, per second.
+    tokens_per_second: float | None = None
+
+
+class Beat(Reported):
+    """What only moves on about a living launch: told every few seconds, kept in no history."""
+
+    id: str
+    stage: str | None = None
+    readiness: Readiness = "none"
+    log_size: int = 0
+    #: The first byte of its log that is still kept.
+    log_start: int = 0
+    last_line: str | None = None
+    metrics: Metrics | None = None
+    idle_seconds: float | None = None
+    idle_since: datetime | None = None
+    silent_seconds: float | None = None
 
 
 class PodObservation(Reported):

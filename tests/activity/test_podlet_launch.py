@@ -331,6 +331,12 @@ def test_observe_tells_of_everything_or_of_what_is_asked(machine: Machine) -> No
     assert (absent["state"], absent["pid"], absent["kind"], absent["stop_requested"]) == ("absent", None, None, False)
 
 
+def test_a_launch_keeps_the_name_of_its_owner(machine: Machine) -> None:
+    assert machine.run("pod/one/1", "sleep", "1000", owner="registration-7")["owner"] == "registration-7"
+    machine.run("pod/two/1", "true")
+    assert [launch["owner"] for launch in machine.call("observe")["launches"]] == ["registration-7", None]
+
+
 def test_a_pid_used_again_is_not_taken_for_the_launch(machine: Machine) -> None:
     launched = machine.run("pod/job/1", "sleep", "1000")
     machine.kill_supervisor("pod/job/1")

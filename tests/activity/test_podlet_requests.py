@@ -24,7 +24,7 @@ JSON_VALUES = st.recursive(
 )
 LAUNCH_FIELDS = (
     "id", "kind", "argv", "environment", "secrets", "workspace", "gpus", "ports", "internal_ports", "api_key",
-    "served_name", "server",
+    "served_name", "server", "owner",
 )  # fmt: skip
 
 
@@ -99,6 +99,7 @@ def test_ids_that_are_no_names_are_refused(machine: Machine, launch_id: str) -> 
         ("launch", {"api_key": "yes"}),
         ("launch", {"served_name": 3}),
         ("launch", {"server": "tiny"}),
+        ("launch", {"owner": 3}),
         ("launch", {"evironment": {}}),
         ("launch", {"root": 3}),
         ("observe", {"ids": "a/b/1"}),
