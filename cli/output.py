@@ -30,6 +30,8 @@ class Format(StrEnum):
 
 OutputOption = Annotated[Format, typer.Option("--output", "-o", help="Show a table, or JSON for programs.")]
 
+#: Refusals of what was typed, whoever is asked: by their code.
+_MISTYPED = frozenset({"options_conflict", "secret_in_arguments", "reserved_argument", "arguments_too_long"})
 #: Packages of ours whose exceptions are written for people.
 _OURS = frozenset({"cli", "demo", "domain", "podctl", "remote", "simulator", "worker"})
 
@@ -54,7 +56,7 @@ def run(app: typer.Typer) -> int:
         if os.environ.get("PODCTL_DEBUG"):
             traceback.print_exc()
         print_error(_message(error))
-        return USAGE if type(error).__name__ == "BadInput" else FAILED
+        return USAGE if type(error).__name__ == "BadInput" or getattr(error, "code", None) in _MISTYPED else FAILED
     return 0
 
 

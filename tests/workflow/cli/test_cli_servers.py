@@ -72,9 +72,9 @@ async def test_a_start_that_fails_says_why_and_what_to_try(
 
 async def test_options_for_vllm_pass_unchanged_and_exclude_ours(podctl: CommandLine, gpu_pod: str) -> None:
     own = ("--vllm", "--max-model-len", "4096", "--name", "not-podctl's")
-    conflict = await podctl(*START, "one", "--memory", "50%", *own, status=1)
+    conflict = await podctl(*START, "one", "--memory", "50%", *own, status=2)
     assert conflict.errors.startswith("error: options_conflict: ")
-    secret = await podctl(*START, "one", "--vllm", "--api-key", "hunter2", status=1)
+    secret = await podctl(*START, "one", "--vllm", "--api-key", "hunter2", status=2)
     assert secret.errors.startswith("error: secret_in_arguments: ")
     assert "hunter2" not in secret.errors
     assert "90%" in (await podctl(*START, "one", "--memory", "lots", status=2)).errors
