@@ -7,14 +7,10 @@ from pydantic import AfterValidator, Field
 from domain.entity import Value
 from domain.gpu.models import ShownState
 from domain.gpu.observation import Inventory, Observation, StopResult
-from domain.gpu.request import StartRequest
+from domain.gpu.request import Grace, StartRequest
 from domain.gpu.ssh_target import SshTarget
 from domain.ids import Name
 
-#: Seconds between TERM and KILL when a stop does not say. The drain that vLLM is given is derived from it.
-DEFAULT_GRACE_SECONDS = 30.0
-
-Grace = Annotated[float, Field(ge=0, le=3600)]
 #: What a machine says is cut, not refused: a report cannot be sent back for being long.
 Text = Annotated[str, AfterValidator(lambda text: text[:4_000])]
 
@@ -78,17 +74,32 @@ class DetachServer(Value):
 
 
 class StopServer(Value):
-    """A person wants a model server gone, whoever holds it."""
+    """A person wants a model server gone, whoever holds it. ``grace`` None: the server's own."""
 
     type: Literal["stop_server"] = "stop_server"
     name: Name
-    grace: Grace = DEFAULT_GRACE_SECONDS
+    grace: Grace | None = None
 
 
 class AcceptMemory(Value):
     """A person says that the memory a stopped server did not give back is not its: the lease is released."""
 
     type: Literal["accept_memory"] = "accept_memory"
+    name: Name
+
+
+class ReapLaunch(Value):
+    """A person wants a launch ended that no server here owns. ``owner`` names the one that another pod launched."""
+
+    type: Literal["reap_launch"] = "reap_launch"
+    launch_id: str
+    owner: str | None = None
+
+
+class ServerDue(Value):
+    """The rules' own word: the time has come for which a server waited."""
+
+    type: Literal["server_due"] = "server_due"
     name: Name
 
 

@@ -53,6 +53,8 @@ _ADVICE: dict[FailureType, str] = {
     "planning": "choose another pod, or other options",
     "machine_rebooted": "start it again",
     "record_missing": "stop it: that verifies what is left on the machine and frees its GPUs",
+    "load_stalled": "read the log; a slow disk or network shows as progress, and is waited for",
+    "unresponsive": "read the log; if it happens again under load, lower --memory",
     "unknown": "read the log",
 }
 _RETRYABLE: frozenset[FailureType] = frozenset({"memory_draining", "port_taken", "machine_rebooted", "not_launched"})

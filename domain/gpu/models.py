@@ -12,6 +12,7 @@ from domain.gpu.request import StartRequest
 from domain.gpu.ssh_target import SshTarget
 from domain.ids import Name
 
+#: `restarting`: ended, verified, and launched again at ``retry_at``.
 #: `lost`: contact with the launch itself was lost (its record is gone, or a person gave up the machine).
 #: `memory_unexplained`: stopped, but GPU memory did not come back; the lease stays held.
 ServerState = Literal[
@@ -20,6 +21,7 @@ ServerState = Literal[
     "loading",
     "ready",
     "unhealthy",
+    "restarting",
     "stopping",
     "stopped",
     "failed",
@@ -47,6 +49,8 @@ FailureType = Literal[
     "planning",
     "machine_rebooted",
     "record_missing",
+    "load_stalled",
+    "unresponsive",
     "unknown",
 ]
 
@@ -150,6 +154,12 @@ class ModelServer(Value):
     failure: Failure | None = None
     created_at: datetime
     ready_at: datetime | None = None
+    #: Why it is unhealthy; empty while it is not.
+    unhealthy_reason: str = ""
+    #: When it is launched again after its launch ended, not before that is verified; None: it is not.
+    retry_at: datetime | None = None
+    #: When it was decided that it is launched again: those of the hour before the last such decision.
+    restarts: tuple[datetime, ...] = ()
     stop: StopOrder | None = None
     stop_result: StopResult | None = None
     ended: Ended | None = None
@@ -183,6 +193,8 @@ class Orphan(Value):
     belief: Belief
     gpus: tuple[GpuShare, ...] = ()
     ports: tuple[int, ...] = ()
+    #: ``GpuPodState.owner`` of the pod that launched it, None where the machine does not say.
+    owner: str | None = None
 
 
 class PodAddress(Value):
@@ -204,6 +216,8 @@ class GpuPodState(EntityState):
     task_queue: str | None = None
     #: Folder of ours on the machine; ``~`` is its home.
     root: str = "~/.podctl"
+    #: Marks this registration's launches on the machine: the command id of the registration.
+    owner: str = ""
     #: Grows with each change of the address: a connection to an older one is given up.
     address_revision: int = 0
     #: None: never tried yet.

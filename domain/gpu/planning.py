@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from domain.entity import Value
 from domain.errors import Rejected
 from domain.gpu.catalog import ModelConfiguration
-from domain.gpu.commands import DEFAULT_GRACE_SECONDS
 from domain.gpu.inventory import describe_gpus, foreign_processes, gpu_type, memory_gb
 from domain.gpu.leases import SHARE_TOLERANCE, Lease, used_shares
 from domain.gpu.models import StartPlan
@@ -24,7 +23,7 @@ INTERNAL_PORTS = 20
 LOOPBACK = "{loopback}"
 #: The first vLLM that has --shutdown-timeout (vllm-project/vllm#34730); an older one refuses it and exits.
 _SHUTDOWN_TIMEOUT_SINCE = (0, 18)
-#: Seconds kept from the grace for what follows the drain, before KILL.
+#: Seconds kept from a server's grace for what follows the drain, before KILL.
 _AFTER_DRAIN = 5
 _ENVIRONMENT = {
     "HF_HUB_ENABLE_HF_TRANSFER": "1",
@@ -212,7 +211,7 @@ def _plan(
         served_name = request.model
         arguments = ("--served-model-name", served_name, *arguments)
     if _has_shutdown_timeout(inventory.vllm.version):
-        arguments = ("--shutdown-timeout", str(int(DEFAULT_GRACE_SECONDS) - _AFTER_DRAIN), *arguments)
+        arguments = ("--shutdown-timeout", str(max(0, int(request.grace) - _AFTER_DRAIN)), *arguments)
     program = inventory.vllm.program or "vllm"
     return StartPlan(
         gpus=tuple(gpu.uuid for gpu in sorted(chosen, key=lambda gpu: gpu.index)),

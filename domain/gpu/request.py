@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, ValidationError
 
@@ -11,6 +11,8 @@ from domain.errors import BadInput, Rejected
 from domain.gpu.catalog import Catalog, ModelEntry
 from domain.ids import Name
 
+#: Seconds that the requests which run get at a stop, where nobody says another number.
+DEFAULT_GRACE_SECONDS = 30.0
 #: Bytes that all arguments of one server may take together: they live in the pod's state.
 _ARGUMENTS_LIMIT = 16 * 1024
 #: Tokens as Hugging Face, OpenAI and the like hand them out.
@@ -20,9 +22,10 @@ _TOKEN = re.compile(
 #: What podctl decides itself, and what to do instead of asking vLLM for it.
 _OURS = {
     "--port": "podctl picks a free port; see it with `podctl list`",
-    "--host": "model servers listen on the pod's loopback and are reached through the SSH connection",
+    "--host": "model servers listen on the pod's loopback and are reached through the SSH connection; with --expose "
+    "they listen on every interface",
     "--uds": "model servers listen on a port of the pod's loopback",
-    "--shutdown-timeout": "it follows from the stop's grace",
+    "--shutdown-timeout": "it follows from --grace",
     "--headless": "a server that spans machines is not supported",
 }
 _SECRETS = {
@@ -53,8 +56,24 @@ def parse_context(value: object) -> object:
     return value
 
 
+def parse_seconds(value: object) -> object:
+    """Return ``90s``, ``30m`` or ``2h`` as seconds; anything else is left to the type (a number of seconds)."""
+    if isinstance(value, str):
+        found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d+)?)\s*([smhSMH]?)\s*", value)
+        if not found:
+            raise ValueError(f"{redact(value)!r} is not a length of time: write for example 90s, 30m or 2h")
+        return float(found.group(1)) * {"s": 1, "m": 60, "h": 3600}[found.group(2).lower() or "s"]
+    return value
+
+
 Memory = Annotated[float, BeforeValidator(parse_memory), Field(gt=0, le=1)]
 Context = Annotated[int, BeforeValidator(parse_context), Field(ge=1, le=100_000_000)]
+#: Seconds between TERM and KILL. The drain that vLLM is given is derived from it.
+Grace = Annotated[float, BeforeValidator(parse_seconds), Field(ge=0, le=3600)]
+IdleTtl = Annotated[float, BeforeValidator(parse_seconds), Field(gt=0, le=31_536_000)]
+#: ``on-failure``: launched again after a failure of its own that another launch may cure. ``always``: after whatever
+#: ended it, except a stop asked of podctl.
+RestartPolicy = Literal["never", "on-failure", "always"]
 #: A model id or a path on the pod. No leading dash: it must never be taken for an option.
 Model = Annotated[str, StringConstraints(pattern=r"^[^-\s\x00-\x1f\x7f][^\x00-\x1f\x7f]{0,255}$")]
 Argument = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=4_096)]
@@ -74,9 +93,16 @@ class StartRequest(Value):
     context: Context | None = None
     arguments: tuple[Argument, ...] | None = None
     entry: ModelEntry | None = None
+    restart: RestartPolicy = "never"
+    #: Seconds without a request after which it is stopped; None: it stays.
+    idle_ttl: IdleTtl | None = None
+    #: Seconds that the requests which run get at a stop.
+    grace: Grace = DEFAULT_GRACE_SECONDS
+    #: It listens on every interface of the pod. Its key guards /v1 only: /metrics, /tokenize, /invocations are open.
+    expose: bool = False
 
 
-def start_request(
+def start_request(  # noqa: PLR0913 - what a person may say of a model server
     catalog: Catalog,
     model: str,
     name: str,
@@ -85,12 +111,17 @@ def start_request(
     memory: str | float | None = None,
     context: str | int | None = None,
     arguments: Sequence[str] | None = None,
+    restart: RestartPolicy = "never",
+    idle_ttl: str | float | None = None,
+    grace: str | float = DEFAULT_GRACE_SECONDS,
+    expose: bool = False,
 ) -> StartRequest:
     """Return the request for a model server, with what ``catalog`` says of the model.
 
-    ``memory`` and ``context`` as people write them (``90%``, ``32k``); ``arguments`` are vLLM's own, None for the
-    catalog's. Raises BadInput for a value that does not parse, Rejected for a combination that the rules refuse:
-    checked here as well, because a secret among the arguments must not even reach a history as refused.
+    ``memory``, ``context``, ``idle_ttl`` and ``grace`` as people write them (``90%``, ``32k``, ``30m``);
+    ``arguments`` are vLLM's own, None for the catalog's. Raises BadInput for a value that does not parse, Rejected
+    for a combination that the rules refuse: checked here as well, because a secret among the arguments must not
+    even reach a history as refused.
     """
     try:
         request = StartRequest.model_validate(
@@ -102,6 +133,10 @@ def start_request(
                 "context": context,
                 "arguments": None if arguments is None else tuple(arguments),
                 "entry": catalog.models.get(model),
+                "restart": restart,
+                "idle_ttl": idle_ttl,
+                "grace": grace,
+                "expose": expose,
             }
         )
     except ValidationError as error:

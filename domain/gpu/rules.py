@@ -45,6 +45,7 @@ def register_pod(given: PodInput, now: datetime) -> tuple[GpuPodState, tuple[Eve
         host_key=given.host_key,
         task_queue=given.task_queue,
         root=given.root,
+        owner=given.command_id,
         since=now,
         created_by=given.by,
         created_at=now,

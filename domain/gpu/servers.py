@@ -2,7 +2,6 @@
 
 from domain.errors import Rejected
 from domain.gpu.commands import (
-    DEFAULT_GRACE_SECONDS,
     AcceptMemory,
     AttachServer,
     DetachServer,
@@ -74,7 +73,7 @@ def release_holder(draft: Draft, server: ModelServer, task_id: str, *, why: str)
     server = draft.change(server, holders=left, told=told)
     draft.emit("holder_removed", server=server.name, task=task_id, reason=why)
     if not left and not server.kept and server.wanted:
-        _stop(draft, server, DEFAULT_GRACE_SECONDS, why=f"{why}, and nobody else does")
+        _stop(draft, server, server.request.grace, why=f"{why}, and nobody else does")
 
 
 def stop_server(draft: Draft, command: StopServer) -> None:
@@ -86,7 +85,7 @@ def stop_server(draft: Draft, command: StopServer) -> None:
             f"model server {server.name!r} on pod {draft.state.name!r} is {server.state} since "
             f"{server.since:%Y-%m-%d %H:%M:%S}: there is nothing to stop",
         )
-    _stop(draft, server, command.grace, why="asked for")
+    _stop(draft, server, server.request.grace if command.grace is None else command.grace, why="asked for")
 
 
 def accept_memory(draft: Draft, command: AcceptMemory) -> None:
@@ -151,7 +150,7 @@ def _queue(
         kept=kept,
         wait=wait,
         created_at=draft.now,
-        told=existing.told if existing else {},
+        told={task: what for task, what in existing.told.items() if task in holders} if existing else {},
     )
     draft.put(server)
     draft.emit(
