@@ -1,7 +1,6 @@
 """What is done on a GPU pod: look at it, watch it, launch a model server, stop a launch. All by the podlet."""
 
 import asyncio
-import base64
 from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any
 
@@ -48,8 +47,6 @@ WATCH_SILENCE = 3 * WATCH_BEAT
 UNREACHABLE_AFTER = 5.0
 #: Seconds between looks at whether the tasks that hold servers still exist.
 HOLDERS_INTERVAL = 60.0
-#: Bytes of a log that explain a failure.
-TAIL_BYTES = 4096
 
 
 class GpuPodActivities:
@@ -200,17 +197,11 @@ class GpuPodActivities:
             inventory=inventory,
             known_boot=look.boot,
             expected=look.expected,
-            log_tails={launch.id: await self._tail(address, launch.id) for launch in ended},
+            log_tails={launch.id: await self._log_tail(address, launch.id) for launch in ended},
         )
 
-    async def _tail(self, address: PodAddress, launch_id: str) -> str:
-        request = {"id": launch_id, "offset": -TAIL_BYTES, "limit": TAIL_BYTES, "follow": False}
-        data = b""
-        async with self._podlet.stream(address, "read_log", request) as lines:
-            async for line in lines:
-                if line["type"] == "log":
-                    data += base64.b64decode(line["data"])
-        return data.decode(errors="replace")
+    async def _log_tail(self, address: PodAddress, launch_id: str) -> str:
+        return str((await self._podlet.call(address, "log_tail", {"id": launch_id}))["text"])
 
 
 def _news(watch: WatchInput, seen: PodObservation) -> bool:

@@ -197,7 +197,7 @@ def _start_server(
     argv += ["--db-filename", str(paths.database), "--log-level", "warn"]
     for setting in DYNAMIC_CONFIGURATION:
         argv += ["--dynamic-config-value", setting]
-    process = start_detached(argv, log=server_log(paths), folder=paths.data, environment=_environment(paths))
+    process = start_detached(argv, log=server_log(paths), folder=paths.data, environment=_server_environment())
     server = ServerProcess(process=process, started_at=datetime.now(UTC), port=port, ui_port=ui_port)
     write_run(paths.run_file, Run(server=server, worker=before.worker))
     return server
@@ -249,6 +249,11 @@ def _check_alive(what: str, process: ProcessIdentity, log: Path) -> None:
 async def _end(what: str, process: ProcessIdentity, grace: float, progress: Progress) -> Ended:
     progress(f"ending the {what} (process {process.pid})")
     return Ended(what, process.pid, await asyncio.to_thread(process.end, grace=grace))
+
+
+def _server_environment() -> dict[str, str]:
+    """Return what the Temporal server needs of our environment, which may hold secrets: hardly anything."""
+    return {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR", "TZ") if name in os.environ}
 
 
 def _environment(paths: PodctlPaths) -> dict[str, str]:

@@ -751,6 +751,11 @@ class Launch:
         key = read_bytes(self.path("api_key"))
         return key.decode() if key else None
 
+    def secret_marks(self) -> Json:
+        """Return what finds its secrets in its log: see ``mark``."""
+        marks: Json = (self.read("record.json") or {}).get("secret_marks") or mark(())
+        return marks
+
     def is_living(self, table: ProcessTable) -> bool:
         """Return whether it runs or is about to."""
         if self.has("ended.json") or not self.has("record.json"):
@@ -832,8 +837,7 @@ class Launch:
             "idle_seconds": None,
             "silent_seconds": None,
             "log_size": log_size(self.log),
-            # What a run prints may hold secrets that only its caller knows.
-            "last_line": redact(last_line(self.log), [self.api_key() or ""]) if is_server else None,
+            "last_line": last_line(self.log, self.secret_marks()) if is_server else None,
             "ports": record.get("ports", []),
             "gpus": record.get("gpus", []),
             "stop_requested": self.has("stop.json"),
@@ -871,34 +875,64 @@ def read_piece(path: str, offset: int, limit: int) -> bytes:
         os.close(descriptor)
 
 
-def last_line(path: str) -> str:
-    """Return the last line of a log that says something, as it looks on a terminal."""
+def last_line(path: str, marks: Json) -> str:
+    """Return the last line of a log that says something, as it looks on a terminal and without secrets."""
     import re
 
-    piece = read_piece(path, max(0, log_size(path) - TAIL_BYTES), TAIL_BYTES).decode(errors="replace")
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", piece)
-    lines = [line.strip() for line in re.split(r"[\r\n]", plain)]
-    return next((line[:LAST_LINE_CHARACTERS] for line in reversed(lines) if line), "")
+    start = max(0, log_size(path) - TAIL_BYTES)
+    lines = re.split(rb"[\r\n]", read_piece(path, start, TAIL_BYTES))
+    for number in range(len(lines) - 1, -1, -1):
+        hidden = hide(lines[number], marks, is_whole=number > 0 or not start)
+        line = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", hidden).strip()
+        if line:
+            return line[:LAST_LINE_CHARACTERS]
+    return ""
 
 
-def redact(text: str, secrets: Iterable[str]) -> str:
-    """Return the text with every secret replaced; one shorter than four characters hides nothing."""
-    for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) >= 4:
-            text = text.replace(secret, "***")
-    return text
+def tail(path: str, marks: Json) -> str:
+    """Return the last 4 KiB of a log without secrets."""
+    length = TAIL_BYTES + _longest(marks)
+    start = max(0, log_size(path) - length)
+    return hide(read_piece(path, start, length), marks, is_whole=not start)
 
 
-def redacted_tail(path: str, secrets: List[str]) -> str:
-    """Return the last 4 KiB of a log without secrets, also without half of one where the piece begins."""
-    longest = max([len(secret.encode()) for secret in secrets] or [0])
-    start = max(0, log_size(path) - TAIL_BYTES - longest)
-    text = read_piece(path, start, TAIL_BYTES + longest).decode(errors="replace")
-    if start:
-        for secret in secrets:
-            rest = next((secret[at:] for at in range(1, len(secret)) if text.startswith(secret[at:])), "")
-            text = text[len(rest) :]
-    return redact(text, secrets)[-TAIL_BYTES:]
+def mark(secrets: Iterable[str]) -> Json:
+    """Return what finds secrets in a log without telling them: length and salted digest of each.
+
+    A log is read long after those who knew its server's secrets are gone. One shorter than four bytes hides nothing.
+    """
+    salt = os.urandom(16)
+    values = {secret.encode("utf-8", "surrogatepass") for secret in secrets}
+    return {
+        "salt": salt.hex(),
+        "digests": sorted([len(value), _digest(salt, value)] for value in values if len(value) >= 4),
+    }
+
+
+def hide(piece: bytes, marks: Json, is_whole: bool) -> str:
+    """Return a piece of a log with ``***`` for every secret; one that begins before the piece loses its rest too."""
+    import re
+
+    hidden = bytearray(piece)
+    for length in {length for length, _ in marks["digests"]}:
+        digests = {digest for size, digest in marks["digests"] if size == length}
+        salt = bytes.fromhex(marks["salt"])
+        for start in range(len(piece) - length + 1):
+            if _digest(salt, piece[start : start + length]) in digests:
+                hidden[start : start + length] = b"\xff" * length  # as long as before, and in no UTF-8 text
+    shown = bytes(hidden if is_whole else hidden[_longest(marks) :])
+    return re.sub(rb"\xff+", b"***", shown).decode(errors="replace")
+
+
+def _digest(salt: bytes, value: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(salt + value).hexdigest()
+
+
+def _longest(marks: Json) -> int:
+    lengths: List[int] = [length for length, _ in marks["digests"]]
+    return max(lengths or [0])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -939,14 +973,15 @@ class LaunchRequest:
         """Return every port that belongs to it while it lives, internal ones included."""
         return set(self.ports) | _port_block(self.internal_ports)
 
-    def record(self, boot: str, memory_before: Dict[str, Optional[int]]) -> Json:
-        """Return what is written down: all but the secrets, of which only the names are."""
+    def record(self, boot: str, memory_before: Dict[str, Optional[int]], marks: Json) -> Json:
+        """Return what is written down: all but the secrets, of which only the names and their marks are."""
         return {
             "id": self.id,
             "kind": self.kind,
             "argv": self.arguments,
             "environment": self.environment,
             "secret_names": sorted(self.secrets),
+            "secret_marks": marks,
             "workspace": self.workspace,
             "gpus": [{"uuid": uuid, "share": share} for uuid, share in self.gpus.items()],
             "ports": self.ports,
@@ -989,8 +1024,12 @@ def launch_once(root: Root, wanted: LaunchRequest) -> Tuple[Launch, bool]:
         _refuse_overlap(root, wanted)
         os.makedirs(launch.folder, mode=0o700, exist_ok=True)
         os.makedirs(folder, mode=0o700, exist_ok=True)
+        secrets = list(wanted.secrets.values())
+        if wanted.server:
+            secrets.append(root.launch(wanted.server).api_key() or "")
         if wanted.wants_api_key:
             environment["VLLM_API_KEY"] = _make_api_key(launch)
+            secrets.append(environment["VLLM_API_KEY"])
         if wanted.kind == "server":
             environment["VLLM_RPC_BASE_PATH"] = launch.socket_folder()
             make_private(environment["VLLM_RPC_BASE_PATH"])
@@ -999,7 +1038,7 @@ def launch_once(root: Root, wanted: LaunchRequest) -> Tuple[Launch, bool]:
         lock = os.open(launch.lock, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
         memory = {uuid: report.memory_used(uuid) for uuid in wanted.gpus} if report else {}
-        write_json(launch.path("record.json"), wanted.record(root.boot, memory))
+        write_json(launch.path("record.json"), wanted.record(root.boot, memory, mark(secrets)))
         status = _start_supervisor(
             lock,
             {
@@ -1613,7 +1652,7 @@ class Run:
         self.interval = interval
         self.timeout = timeout  # seconds since its start, whoever waited meanwhile
 
-    def wait(self, secrets: List[str]) -> Json:
+    def wait(self) -> Json:
         """Wait for the end of the first process (or of stdin) and return how it went."""
         import hashlib
 
@@ -1633,7 +1672,7 @@ class Run:
             "log": self.launch.log,
             "size": size,
             "sha256": digest.hexdigest(),
-            "tail": redacted_tail(self.launch.log, [secret for secret in secrets if secret]),
+            "tail": tail(self.launch.log, self.launch.secret_marks()),
             "started_at": process.get("started_at"),
             "created": self.created,
             "timed_out": self.launch.has("timed_out.json"),
@@ -1961,7 +2000,7 @@ class Watched:
 
     def beat(self) -> Json:
         """Return what a beat says of it."""
-        fresh = redact(last_line(self.launch.log), [self.launch.api_key() or ""])
+        fresh = last_line(self.launch.log, self.launch.secret_marks())
         metrics = self.probe.metrics if self.probe else None
         return {"id": self.launch.id, "log_size": log_size(self.launch.log), "last_line": fresh, "metrics": metrics}
 
@@ -2226,11 +2265,8 @@ def do_run(request: Request, root: Root, caller: Caller) -> Json:
     wanted, interval = LaunchRequest(request, kind="run"), request.number("interval", 0.5, 0.01, 60.0)
     timeout = request.number("timeout", 0.0, 0.0, 365 * 86400.0) or None
     request.finish()
-    secrets = list(wanted.secrets.values())
-    if wanted.server:
-        secrets.append(root.launch(wanted.server).api_key() or "")
     launch, created = launch_once(root, wanted)
-    return Run(launch, created, caller, interval, timeout).wait(secrets)
+    return Run(launch, created, caller, interval, timeout).wait()
 
 
 def do_read_log(request: Request, root: Root, caller: Caller) -> Json:
@@ -2243,6 +2279,14 @@ def do_read_log(request: Request, root: Root, caller: Caller) -> Json:
     return read_log(launch, offset, limit, follow, caller)
 
 
+def do_log_tail(request: Request, root: Root, caller: Caller) -> Json:
+    """Answer ``log_tail``: the last 4 KiB of a log as they may be kept anywhere, without the launch's secrets."""
+    del caller
+    launch = root.launch(request.text("id"))
+    request.finish()
+    return {"text": tail(launch.log, launch.secret_marks())}
+
+
 VERBS: Dict[str, Callable[[Request, Root, Caller], Json]] = {
     "inventory": do_inventory,
     "launch": do_launch,
@@ -2251,6 +2295,7 @@ VERBS: Dict[str, Callable[[Request, Root, Caller], Json]] = {
     "stop": do_stop,
     "run": do_run,
     "read_log": do_read_log,
+    "log_tail": do_log_tail,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -247,3 +248,27 @@ def test_a_watch_whose_reader_left_ends(machine: Machine) -> None:
     assert watch.process.stdout
     watch.process.stdout.close()
     assert watch.process.wait(30) == 1
+
+
+@pytest.mark.parametrize("before", ["", "x" * 290, "x" * 5000])
+def test_no_part_of_a_servers_secrets_is_told_while_it_runs_or_after(machine: Machine, before: str) -> None:
+    """Also where what is told is cut: a secret at the end of a long line, and one longer than what is left of it."""
+    secret = "S3CRET" * 7
+    says = 'printf "%s" "$1 $HF_TOKEN $VLLM_API_KEY"; exec sleep 1000'
+    request = machine.server("pod/tiny/1", ports=[free_port()], api_key=True, secrets={"HF_TOKEN": secret})
+    request["argv"] = ["sh", "-c", says, "sh", before]
+    machine.call("launch", **request)
+    key = machine.path("pod/tiny/1", "api_key").read_text()
+    log = machine.path("pod/tiny/1", "output.log")
+    wait_until(lambda: log.exists() and key in log.read_text(), "it has told them")
+
+    watch = machine.start("watch", interval=0.05, beat=0.1)
+    watch.read_until(lambda line: line["type"] == "beat" and line["launches"], "a beat")
+    told = [json.dumps(line) for line in watch.lines] + [json.dumps(machine.observe("pod/tiny/1"))]
+    machine.call("stop", id="pod/tiny/1", grace=5)
+    text = machine.call("log_tail", id="pod/tiny/1")["text"]
+    assert text.endswith("*** ***")
+    told += [text, json.dumps(machine.observe("pod/tiny/1"))]
+    for told_now in told:
+        assert "S3C" not in told_now
+        assert key[:5] not in told_now
