@@ -7,12 +7,15 @@ one place where an exception becomes a message.
 import os
 import sys
 import traceback
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 T = TypeVar("T")
 
@@ -95,16 +98,21 @@ def print_json(value: object) -> None:
     print(TypeAdapter(Any).dump_json(value, indent=2).decode())
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str, cut: Collection[str] = ()
+) -> None:
     """Print rows under their column names: with colours and fitted to a terminal, or whole for a pipe.
 
-    ``None`` shows as ``-``. Without rows it prints ``empty``, which says what to do to get some.
+    ``None`` shows as ``-``. Without rows it prints ``empty``, which says what to do to get some. ``cut`` as in
+    ``terminal_table``.
     """
-    cells = [["-" if cell is None else str(cell) for cell in row] for row in rows]
+    cells = [_texts(row) for row in rows]
     if not cells:
         print(empty)
     elif sys.stdout.isatty():
-        _print_rich_table(columns, cells)
+        from rich.console import Console
+
+        Console().print(terminal_table(columns, cells, cut=cut))
     else:
         lines = [[column.upper() for column in columns], *cells]
         widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
@@ -112,16 +120,38 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
             print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
-def _print_rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
+def terminal_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, cut: Collection[str] = ()) -> "Table":
+    """Return rows as a terminal shows them.
+
+    With ``cut``, the columns of these names are cut where there is no room, the last one wraps, and the others stay
+    whole.
+    """
     from rich.table import Table
 
     from cli.render import cell_text
 
-    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(
+            column,
+            no_wrap=bool(cut) and column not in cut and column != columns[-1],
+            overflow="ellipsis" if column in cut else "fold",
+        )
     for row in rows:
-        table.add_row(*(cell_text(cell) for cell in row))
-    Console().print(table)
+        table.add_row(*(cell_text(cell) for cell in _texts(row)))
+    return table
+
+
+def without_empty(
+    columns: Sequence[str], rows: Sequence[Sequence[object]]
+) -> tuple[Sequence[str], Sequence[Sequence[object]]]:
+    """Return columns and rows without the columns that have nothing to show in any row."""
+    kept = [index for index in range(len(columns)) if any(row[index] not in {None, ""} for row in rows)]
+    return [columns[index] for index in kept], [[row[index] for index in kept] for row in rows]
+
+
+def _texts(row: Sequence[object]) -> list[str]:
+    return ["-" if cell is None else str(cell) for cell in row]
 
 
 def _message(error: Exception) -> str:

@@ -11,6 +11,7 @@ from cli.output import INTERRUPTED, Format, OutputOption, print_json, print_prog
 
 if TYPE_CHECKING:
     from domain.gpu.models import GpuPodState
+    from domain.gpu.observation import Beat
     from podctl.listing import PodRow
     from podctl.pods import Added, HostKeyRefused
 
@@ -156,18 +157,21 @@ def remove(
 def show(name: PodArgument, *, output: OutputOption = Format.TABLE) -> None:
     """Show a pod: its address, since when it answers or not and what is kept, its GPUs and model servers."""
     from cli.render import pod_view, print_view
-    from podctl.listing import pod_document
+    from podctl.listing import pod_document, server_rows
     from podctl.pod_cache import remember
 
-    async def read() -> "GpuPodState":
-        return await (await open_client()).pod(name)
+    async def read() -> "tuple[GpuPodState, dict[str, Beat]]":
+        import asyncio
 
-    state = run_async(read(), when_interrupted=f"nothing was changed: `podctl pods show {name}` again")
+        client = await open_client()
+        return await asyncio.gather(client.pod(name), client.pod_beats(name))
+
+    state, beats = run_async(read(), when_interrupted=f"nothing was changed: `podctl pods show {name}` again")
     remember(pods_file(), [state])
     if output is Format.JSON:
-        print_json(pod_document(state))
+        print_json(pod_document(state, beats))
     else:
-        print_view(pod_view(state))
+        print_view(pod_view(state, server_rows(state, beats)))
 
 
 async def _read_rows() -> "list[PodRow]":

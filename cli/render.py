@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from domain.entity import Event
-    from domain.gpu.models import GpuPodState, ModelServer
+    from domain.gpu.models import GpuPodState
     from domain.task.models import Plan, Review, Spec, TaskState, Workstream
+    from podctl.listing import ServerRow
 
 #: Columns for a pipe: no line of ours is longer.
 _PIPE_WIDTH = 100_000
@@ -276,11 +277,12 @@ def _first_line(text: str) -> str:
 # -- GPU pods -----------------------------------------------------------------------------------------------------
 
 
-def pod_view(state: GpuPodState) -> RenderableType:
+def pod_view(state: GpuPodState, servers: Sequence[ServerRow]) -> RenderableType:
     """Return a GPU pod: where it is, since when it answers or not and what is kept, GPUs, servers."""
     from rich.console import Group
     from rich.text import Text
 
+    from cli.output import terminal_table, without_empty
     from domain.gpu.summary import pod_state
 
     heading = Text()
@@ -296,8 +298,9 @@ def pod_view(state: GpuPodState) -> RenderableType:
     if state.inventory is not None:
         parts += _section("Machine", _machine(state))
         parts += _section("GPUs", _gpus(state))
-    if state.servers:
-        parts += _section("Model servers", servers_table(state))
+    if servers:
+        table = terminal_table(*without_empty(SERVER_COLUMNS, [server_cells(row) for row in servers]), cut={"model"})
+        parts += _section("Model servers", table)
     if state.orphans:
         parts += _section(
             "Launches that nobody here owns (left alone)", Text("\n".join(o.launch_id for o in state.orphans))
@@ -322,43 +325,32 @@ def unreachable_note(state: GpuPodState) -> str:
     )
 
 
-def servers_table(state: GpuPodState) -> Table:
-    """Return the model servers of a pod, finished ones included, newest wish last."""
-    from domain.gpu.models import shown_state
-    from domain.gpu.schedule import detail
-
-    rows = [
-        (
-            server.name,
-            server.model,
-            state_text(shown_state(state, server)),
-            ago(server.since),
-            str(server.plan.port) if server.plan and not server.finished else "",
-            gpu_indexes(state, server),
-            ", ".join(server.holders) or ("you" if server.kept else ""),
-            f"{queue_place(state, server)}{detail(state, server)}",
-        )
-        for server in state.servers.values()
-    ]
-    return columns(("NAME", "MODEL", "STATE", "SINCE", "PORT", "GPUS", "FOR", "DETAIL"), rows)
+SERVER_COLUMNS = ("name", "model", "state", "since", "port", "gpus", "req", "tok/s", "kv", "idle", "for", "detail")
 
 
-def queue_place(state: GpuPodState, server: ModelServer) -> str:
-    """Return ``2nd of 3 in the queue, `` for a server that waits among others; empty for any other."""
-    from domain.gpu.queue import queue
+def server_cells(row: ServerRow) -> tuple[object, ...]:
+    """Return a model server's cells under ``SERVER_COLUMNS``; None or empty where there is nothing to say."""
+    waiting = f"+{row.requests_waiting}" if row.requests_waiting else ""
+    return (
+        row.name,
+        row.model,
+        row.state,
+        ago(row.since),
+        row.port,
+        ",".join(map(str, row.gpus)) or None,
+        None if row.requests_running is None else f"{row.requests_running}{waiting}",
+        None if row.tokens_per_second is None else f"{row.tokens_per_second:.0f}",
+        None if row.kv_cache_usage is None else f"{row.kv_cache_usage:.0%}",
+        None if row.idle_since is None else duration((datetime.now(UTC) - row.idle_since).total_seconds()),
+        # Who started it is worth a word only beside those who also need it.
+        ", ".join((*row.holders, *(("you",) if row.kept else ()))) if row.holders else None,
+        queue_place(row) + row.detail,
+    )
 
-    waiting = [waits.name for waits in queue(state)]
-    if server.name not in waiting or len(waiting) == 1:
-        return ""
-    return f"number {waiting.index(server.name) + 1} of {len(waiting)} in the queue, "
 
-
-def gpu_indexes(state: GpuPodState, server: ModelServer) -> str:
-    """Return the indexes of the GPUs that a server holds: ``0,1``."""
-    if server.plan is None or not server.holds_lease:
-        return ""
-    indexes = {gpu.uuid: str(gpu.index) for gpu in (state.inventory.gpus if state.inventory else ())}
-    return ",".join(indexes.get(uuid, uuid) for uuid in server.plan.gpus)
+def queue_place(row: ServerRow) -> str:
+    """Return ``number 2 in the queue, `` for a server that waits there; empty for any other."""
+    return f"number {row.queue_position} in the queue, " if row.queue_position else ""
 
 
 def _machine(state: GpuPodState) -> Text:

@@ -1,4 +1,4 @@
-"""`podctl start | stop | list | logs`: model servers."""
+"""`podctl start | stop | logs`: model servers."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,11 +7,10 @@ import typer
 from typer.core import TyperCommand
 
 from cli.complete import complete_server
-from cli.context import AsOption, PodOption, chosen_pod, open_client, pods_file, speaker, user_paths
-from cli.output import INTERRUPTED, Format, OutputOption, print_json, print_progress, print_table, run_async
+from cli.context import AsOption, PodOption, chosen_pod, open_client, speaker, user_paths
+from cli.output import INTERRUPTED, Format, OutputOption, print_json, print_progress, run_async
 
 if TYPE_CHECKING:
-    from domain.gpu.models import GpuPodState
     from domain.gpu.request import StartRequest
     from podctl.client import PodctlClient
     from podctl.listing import ServerRow
@@ -39,7 +38,6 @@ def register(app: typer.Typer) -> None:
     """Add these commands to the program."""
     app.command(rich_help_panel=PANEL, cls=StartCommand, options_metavar="[OPTIONS] [--vllm ARGS…]")(start)
     app.command(rich_help_panel=PANEL)(stop)
-    app.command("list", rich_help_panel=PANEL)(list_servers)
     app.command(rich_help_panel=PANEL)(logs)
 
 
@@ -105,45 +103,6 @@ def stop(
     if name is None and not yes:
         _confirm_all(chosen, names)
     run_async(_stop(chosen, names, speaking), when_interrupted=hint)
-
-
-def list_servers(*, pod: PodOption = None, output: OutputOption = Format.TABLE) -> None:
-    """List the model servers of a pod, in whatever state, with their place in the queue."""
-    from cli.render import ago, unreachable_note
-    from podctl.listing import server_rows
-    from podctl.pod_cache import remember
-
-    chosen = chosen_pod(pod)
-
-    async def read() -> "GpuPodState":
-        return await (await open_client()).pod(chosen)
-
-    state = run_async(read(), when_interrupted=f"nothing was changed: `podctl list --pod {chosen}` again")
-    remember(pods_file(), [state])
-    rows = server_rows(state)
-    if output is Format.JSON:
-        print_json(rows)
-    else:
-        print_table(
-            ("name", "model", "state", "since", "port", "gpus", "for", "detail"),
-            [
-                (
-                    row.name,
-                    row.model,
-                    row.state,
-                    ago(row.since),
-                    row.port,
-                    ",".join(map(str, row.gpus)) or None,
-                    ", ".join((*row.holders, *(("you",) if row.kept else ()))) or None,
-                    _place(row) + row.detail,
-                )
-                for row in rows
-            ],
-            empty=f"no model server was started on pod {chosen} yet: podctl start MODEL --name NAME --pod {chosen}",
-        )
-    note = unreachable_note(state)
-    if note:
-        print_progress(note)
 
 
 def logs(
@@ -230,12 +189,10 @@ def _confirm_all(pod: str, names: list[str]) -> None:
 
 def _tell(row: "ServerRow", told: str) -> str:
     """Say on stderr what has become of a server, if that is news; return what is told now."""
-    detail = f": {_place(row)}{row.detail}" if row.detail else ""
+    from cli.render import queue_place
+
+    detail = f": {queue_place(row)}{row.detail}" if row.detail else ""
     now = f"{row.name} is {row.state.replace('_', ' ')}{detail}"
     if now != told:
         print_progress(now)
     return now
-
-
-def _place(row: "ServerRow") -> str:
-    return f"number {row.queue_position} in the queue, " if row.queue_position else ""

@@ -17,8 +17,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import JsonValue
+from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.client import (
     Client,
+    WorkflowExecutionDescription,
     WorkflowExecutionStatus,
     WorkflowHandle,
     WorkflowQueryFailedError,
@@ -35,6 +37,7 @@ from domain.gpu.commands import Command as GpuCommand
 from domain.gpu.commands import Envelope as GpuEnvelope
 from domain.gpu.commands import PodInput
 from domain.gpu.models import GpuPodState, PodAddress
+from domain.gpu.observation import Beat
 from domain.ids import GPU_POD_WORKFLOW_PREFIX, TASK_WORKFLOW_PREFIX, gpu_pod_workflow_id, task_workflow_id
 from domain.task.commands import Envelope as TaskEnvelope
 from domain.task.commands import TaskCommand
@@ -189,16 +192,46 @@ class PodctlClient:
         envelope = GpuEnvelope(command_id=command_id or new_command_id(), by=by, command=command)
         return await self._execute(gpu_pod_workflow_id(name), envelope, f"GPU pod {name!r}")
 
+    async def pod_beats(self, name: str) -> dict[str, Beat]:
+        """Return what only moves on about a pod's living launches, by launch id: a few seconds old, in no history.
+
+        Empty while no worker watches the machine. It stands in the heartbeats of the pod's watch, so that neither the
+        machine nor a worker has to be asked. Raises ``NotFound``.
+        """
+        beats = [
+            Beat.model_validate(beat)
+            for details in await self._heartbeats(name, names.WATCH_POD)
+            for beat in details.get("launches", ())
+        ]
+        return {beat.id: beat for beat in beats}
+
     async def pod_address(self, name: str) -> PodAddress:
         """Return a pod's address as its workflow owns it. Raises ``NotFound``. Needs no worker."""
-        try:
-            described = await self.temporal.get_workflow_handle(gpu_pod_workflow_id(name)).describe()
-        except RPCError as error:
-            raise await self._not_found(error, f"GPU pod {name!r}", names.GPU_POD, GPU_POD_WORKFLOW_PREFIX) from error
-        memo = await described.memo()
+        memo = await (await self._describe_pod(name)).memo()
         if "address" not in memo:
             raise NoWorker(f"GPU pod {name} has not been taken up by a worker yet: podctl up, or podctl worker")
         return PodAddress.model_validate(memo["address"])
+
+    async def _describe_pod(self, name: str) -> WorkflowExecutionDescription:
+        try:
+            return await self.temporal.get_workflow_handle(gpu_pod_workflow_id(name)).describe()
+        except RPCError as error:
+            raise await self._not_found(error, f"GPU pod {name!r}", names.GPU_POD, GPU_POD_WORKFLOW_PREFIX) from error
+
+    async def _heartbeats(self, pod: str, activity: str) -> list[Mapping[str, Any]]:
+        """Return what the activities of one type that run for a pod last said.
+
+        Of those that wait for a worker nothing: what the one before them said is of no present use.
+        """
+        running = [
+            pending
+            for pending in (await self._describe_pod(pod)).raw_description.pending_activities
+            if pending.activity_type.name == activity
+            and pending.state == PendingActivityState.PENDING_ACTIVITY_STATE_STARTED
+            and pending.heartbeat_details.payloads
+        ]
+        said = [await self.temporal.data_converter.decode(one.heartbeat_details.payloads) for one in running]
+        return [details[0] for details in said if isinstance(details[0], Mapping)]
 
     # -- both ----------------------------------------------------------------------------------------------------
 

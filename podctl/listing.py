@@ -9,6 +9,8 @@ from pydantic import JsonValue
 
 from domain.gpu.inventory import describe_gpus
 from domain.gpu.models import Failure, GpuPodState, ModelServer, shown_state
+from domain.gpu.observation import Beat, Metrics
+from domain.gpu.progress import later_progress
 from domain.gpu.queue import queue, waits_for
 from domain.gpu.schedule import detail
 from domain.gpu.summary import pod_state
@@ -93,6 +95,18 @@ class ServerRow:
     stage: str | None
     failure: Failure | None
     detail: str
+    #: Requests that it works on, and those that wait inside it. These and the next four as it said a few seconds ago;
+    #: None where it says nothing: it is not ready, or no worker watches the machine.
+    requests_running: int | None = None
+    requests_waiting: int | None = None
+    #: Tokens that it generates in a second, over all requests.
+    tokens_per_second: float | None = None
+    #: Part of its KV cache that is in use, 0 to 1.
+    kv_cache_usage: float | None = None
+    #: Since when it has had no request; None while it has one.
+    idle_since: datetime | None = None
+    #: Last line of its log.
+    last_line: str | None = None
 
 
 def task_row(summary: Summary) -> TaskRow:
@@ -158,20 +172,22 @@ def pod_row(state: GpuPodState, *, active: bool) -> PodRow:
     )
 
 
-def pod_document(state: GpuPodState) -> dict[str, Any]:
+def pod_document(state: GpuPodState, beats: Mapping[str, Beat]) -> dict[str, Any]:
     """Return a pod whole, without the ledger of its commands; its model servers are rows."""
     document: dict[str, Any] = state.model_dump(mode="json", exclude={"ledger", "servers"})
-    return {**document, "state": pod_state(state), "servers": server_rows(state)}
+    return {**document, "state": pod_state(state), "servers": server_rows(state, beats)}
 
 
-def server_rows(state: GpuPodState) -> list[ServerRow]:
-    """Return the model servers of a pod, also those that have finished."""
-    return [server_row(state, server) for server in state.servers.values()]
+def server_rows(state: GpuPodState, beats: Mapping[str, Beat]) -> list[ServerRow]:
+    """Return the model servers of a pod, also those that have finished; ``beats`` are what its watch says of them."""
+    return [server_row(state, server, beats.get(server.launch_id or "")) for server in state.servers.values()]
 
 
-def server_row(state: GpuPodState, server: ModelServer) -> ServerRow:
-    """Return a model server's row."""
+def server_row(state: GpuPodState, server: ModelServer, beat: Beat | None = None) -> ServerRow:
+    """Return a model server's row; ``beat`` is what the pod's watch says of its launch."""
     waiting = [waits.name for waits in queue(state)]
+    beat = beat if server.may_have_process else None
+    metrics = (beat and beat.metrics) or Metrics()
     return ServerRow(
         name=server.name,
         pod=state.name,
@@ -190,8 +206,24 @@ def server_row(state: GpuPodState, server: ModelServer) -> ServerRow:
         waits_for=waits_for(state, server),
         stage=server.stage,
         failure=server.failure,
-        detail=detail(state, server),
+        detail=(beat and _loading(server, beat)) or detail(state, server),
+        requests_running=_whole(metrics.running),
+        requests_waiting=_whole(metrics.waiting),
+        tokens_per_second=metrics.tokens_per_second,
+        kv_cache_usage=metrics.kv_cache_usage,
+        idle_since=beat.idle_since if beat else None,
+        last_line=beat.last_line if beat else None,
     )
+
+
+def _loading(server: ModelServer, beat: Beat) -> str:
+    """Return how far a server that loads is; empty for any other."""
+    progress = later_progress(None, server.stage, beat.last_line or "") if server.state == "loading" else None
+    return progress.words if progress else ""
+
+
+def _whole(count: float | None) -> int | None:
+    return None if count is None else round(count)
 
 
 def held_gpus(state: GpuPodState, server: ModelServer) -> tuple[int, ...]:

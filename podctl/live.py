@@ -1,6 +1,7 @@
-"""States as they change: each new one as soon as the server tells that something happened. No timer asks."""
+"""States as they change: each new one as soon as the server tells that something happened. No timer asks for them."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 from domain.entity import EntityState
@@ -10,19 +11,43 @@ from domain.task.models import TaskState
 from podctl.client import PodctlClient
 
 S = TypeVar("S", bound=EntityState)
+T = TypeVar("T")
 
 
-def follow_task(client: PodctlClient, task_id: str) -> AsyncIterator[TaskState]:
+def follow_task(client: PodctlClient, task_id: str) -> AsyncGenerator[TaskState]:
     """Give a task's state now and after each change, until the task is over. Raises ``NotFound``."""
     return _follow(client, task_workflow_id(task_id), lambda: client.task(task_id))
 
 
-def follow_pod(client: PodctlClient, name: str) -> AsyncIterator[GpuPodState]:
+def follow_pod(client: PodctlClient, name: str) -> AsyncGenerator[GpuPodState]:
     """Give a GPU pod's state now and after each change, until the pod is removed. Raises ``NotFound``."""
     return _follow(client, gpu_pod_workflow_id(name), lambda: client.pod(name))
 
 
-async def _follow(client: PodctlClient, workflow_id: str, read: Callable[[], Awaitable[S]]) -> AsyncIterator[S]:
+async def and_every(seconds: float, states: AsyncGenerator[T]) -> AsyncIterator[T]:
+    """Give each state as it comes, and the newest one again every ``seconds`` in between, for what moves on beside it.
+
+    Ends with ``states``, which is closed.
+    """
+    coming = asyncio.ensure_future(anext(states))
+    try:
+        state = await coming
+        while True:
+            yield state
+            if coming.done():
+                coming = asyncio.ensure_future(anext(states))
+            await asyncio.wait({coming}, timeout=seconds)
+            if coming.done():
+                state = coming.result()
+    except StopAsyncIteration:
+        return
+    finally:
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)
+        await states.aclose()
+
+
+async def _follow(client: PodctlClient, workflow_id: str, read: Callable[[], Awaitable[S]]) -> AsyncGenerator[S]:
     """Read the state again after an event that it does not have yet: those that came together are one change."""
     state = await read()
     yield state
