@@ -43,7 +43,7 @@ from domain.task.commands import Envelope as TaskEnvelope
 from domain.task.commands import TaskCommand
 from domain.task.models import TaskInput, TaskState
 from domain.task.rules import create_task
-from podctl.events import Log, follow_events, read_log
+from podctl.events import Log, follow_changes, follow_events, read_log
 from workflows import names
 from workflows.task_queues import DEFAULT_TASK_QUEUE
 
@@ -247,6 +247,14 @@ class PodctlClient:
         try:
             async for event in follow_events(self.temporal, workflow_id, since):
                 yield event
+        except RPCError as error:
+            raise await self._not_found(error, workflow_id, names.TASK_POD, "") from error
+
+    async def changes(self, workflow_id: str) -> AsyncIterator[None]:
+        """Give a sign now and each time that a worker has done something, until the workflow closes."""
+        try:
+            async for _ in follow_changes(self.temporal, workflow_id):
+                yield
         except RPCError as error:
             raise await self._not_found(error, workflow_id, names.TASK_POD, "") from error
 

@@ -48,12 +48,10 @@ async def and_every(seconds: float, states: AsyncGenerator[T]) -> AsyncIterator[
 
 
 async def _follow(client: PodctlClient, workflow_id: str, read: Callable[[], Awaitable[S]]) -> AsyncGenerator[S]:
-    """Read the state again after an event that it does not have yet: those that came together are one change."""
-    state = await read()
-    yield state
-    async for event in client.follow(workflow_id, state.sequence):
-        if event.sequence > state.sequence:
-            newer = await read()
-            if newer.sequence > state.sequence:
-                state = newer
-                yield state
+    """Read the state whenever a worker has done something, and give it if it is another one."""
+    state: S | None = None
+    async for _ in client.changes(workflow_id):
+        newer = await read()
+        if state is None or newer.sequence > state.sequence:
+            state = newer
+            yield state

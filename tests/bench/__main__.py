@@ -1,41 +1,64 @@
 """Measure, print a table, write ``build/bench.json``."""
 
+import argparse
 import asyncio
 import json
 import signal
 import sys
 import tempfile
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from tests.bench.cold_start import cold_start
+from tests.bench.crash import crash
 from tests.bench.figure import Figure
 from tests.bench.lifecycles import lifecycles
 from tests.bench.listing import listing
 from tests.bench.quiet_history import quiet_history
 from tests.bench.round_trip import round_trip
-from tests.bench.site import site
+from tests.bench.site import Site, site
+from tests.bench.start import start
+from tests.bench.stop import stop
 
+#: What can be chosen, in the order in which it is measured on one site.
+FIGURES: dict[str, Callable[[Site], Awaitable[list[Figure]]]] = {
+    "round-trip": round_trip,
+    "lifecycles": lifecycles,
+    "help": cold_start,
+    "list": listing,
+    "start": start,
+    "crash": crash,
+    "stop": stop,
+}
+#: Takes ten minutes, and runs beside those above.
+QUIET = "quiet"
 _OUTPUT = Path(__file__).parents[2] / "build" / "bench.json"
 
 
-async def measure() -> list[Figure]:
-    """Take every figure; the long one runs beside the others."""
+async def measure(chosen: Sequence[str]) -> list[Figure]:
+    """Take the figures that were chosen; the long one runs beside the others."""
     if task := asyncio.current_task():
         # TERM ends it as Ctrl-C does: with everything that was started.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    figures = []
+    figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="podctl-bench-") as folder:
-        async with site(Path(folder)) as made, asyncio.TaskGroup() as group:
-            quiet = group.create_task(quiet_history(made))
-            for take in (round_trip, lifecycles, cold_start, listing):
-                _tell(f"measuring: {take.__name__.replace('_', ' ')}")
-                figures.append(await take(made))
-                _tell(f"  {figures[-1].measured}")
-            _tell("measuring: the rest of the ten minutes of a healthy model server")
-            figures.append(await quiet)
+        async with site(Path(folder) / "site") as made, asyncio.TaskGroup() as group:
+            quiet = group.create_task(quiet_history(made)) if QUIET in chosen else None
+            for name in (name for name in FIGURES if name in chosen):
+                figures += await _take(name, FIGURES[name](made))
+            if quiet is not None:
+                figures += await _take(f"{QUIET} (the rest of its ten minutes)", quiet)
+    return figures
+
+
+async def _take(name: str, measuring: Awaitable[list[Figure]]) -> list[Figure]:
+    _tell(f"measuring: {name}")
+    figures = await measuring
+    for figure in figures:
+        _tell(f"  {figure.name}: {figure.shown_value} ({figure.measured})")
     return figures
 
 
@@ -43,16 +66,23 @@ def show(figures: list[Figure]) -> None:
     """Print the table."""
     table = Table("figure", "value", "aim", "holds", "measured", box=None, pad_edge=False)
     for figure in figures:
-        value = (
-            "-" if figure.value is None else f"{figure.value:.2f}" if figure.unit == "ratio" else f"{figure.value:g}"
-        )
-        table.add_row(figure.name, value, figure.aim, "yes" if figure.holds else "NO", figure.measured)
+        table.add_row(figure.name, figure.shown_value, figure.aim, "yes" if figure.holds else "NO", figure.measured)
     Console(width=200 if not sys.stdout.isatty() else None).print(table)
 
 
 def main() -> None:
     """Run the benchmark."""
-    figures = asyncio.run(measure())
+    names = [*FIGURES, QUIET]
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench",
+        description="Measure what podctl costs, each figure beside what it is made of. Prints a table and writes "
+        f"{_OUTPUT.relative_to(Path(__file__).parents[2])}.",
+    )
+    parser.add_argument(
+        "figures", nargs="*", choices=[[], *names], metavar="FIGURE", help=f"only these: {', '.join(names)}"
+    )
+    chosen = parser.parse_args().figures or names
+    figures = asyncio.run(measure(chosen))
     show(figures)
     _OUTPUT.parent.mkdir(exist_ok=True)
     _OUTPUT.write_text(json.dumps([figure.record() for figure in figures], indent=2) + "\n")

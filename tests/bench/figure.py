@@ -19,9 +19,16 @@ class Figure:
     measured: str
 
     @property
+    def shown_value(self) -> str:
+        """The value for people; a ratio with two digits."""
+        if self.value is None:
+            return "-"
+        return f"{self.value:.2f}" if self.unit in {"ratio", "s"} else f"{self.value:g}"
+
+    @property
     def aim(self) -> str:
         """What the value should be."""
-        return f"{self.bound} {self.limit:g}"
+        return f"{self.bound} {self.limit:g}" + ("" if self.unit in {"ratio", "events"} else f" {self.unit}")
 
     @property
     def holds(self) -> bool:

@@ -18,7 +18,7 @@ from podctl.client import PodctlClient
 from podctl.connection import connect, connect_to, target
 from podctl.paths import PodctlPaths
 from podctl.processes import free_ports, start_detached
-from simulator.api import MachineConfig, Settings, simulate
+from simulator.api import MachineConfig, Settings, SimulatedMachine, simulate
 from tests.bench import bare
 
 POD = "bench"
@@ -54,6 +54,21 @@ class Site:
             raise RuntimeError(f"{shlex.join(argv)} ended with {process.returncode}: {output.decode(errors='replace')}")
         return taken
 
+    @asynccontextmanager
+    async def pod(self, name: str, settings: Settings) -> AsyncIterator[SimulatedMachine]:
+        """Simulate one more machine, with one GPU, and let podctl know it as ``name`` meanwhile."""
+        async with simulate(self.folder / "machines", [MachineConfig(name=name, settings=settings)]) as [machine]:
+            await self._add_pod(machine)
+            try:
+                yield machine
+            finally:
+                await self.run([PODCTL, "pods", "remove", name, "--lost"])
+
+    async def _add_pod(self, machine: SimulatedMachine) -> None:
+        await self.run(
+            [PODCTL, "pods", "add", machine.name, machine.ssh_command, "--accept-host-key", machine.fingerprint]
+        )
+
 
 @asynccontextmanager
 async def site(folder: Path) -> AsyncIterator[Site]:
@@ -80,9 +95,7 @@ async def site(folder: Path) -> AsyncIterator[Site]:
                 made = Site(
                     folder, PodctlClient(await connect(paths)), await connect_to(target(paths)), dict(os.environ)
                 )
-                await made.run(
-                    [PODCTL, "pods", "add", POD, simulated.ssh_command, "--accept-host-key", simulated.fingerprint]
-                )
+                await made._add_pod(simulated)
                 await made.run([PODCTL, "start", "bench/pretend", "--name", SERVER, "--pod", POD])
                 yield made
             finally:

@@ -8,6 +8,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import (
     Client,
     FetchWorkflowHistoryEventsInput,
@@ -25,7 +27,7 @@ from domain.task.commands import PostMessage
 from domain.task.models import TaskState
 from podctl.client import NoWorker, PodctlClient
 from podctl.embedded import DYNAMIC_CONFIGURATION, temporal_program
-from podctl.events import read_log
+from podctl.events import read_log, take_in
 from remote.ssh import SshPool
 from simulator.api import SimulatedMachine
 from tests.workflow.support import Pod, Task, Tasks, eventually, register
@@ -335,3 +337,18 @@ async def test_a_run_that_no_worker_has_taken_up_yet_hides_nothing(
         await eventually(continued, "the task has continued as new")
     log = await read_log(short_runs, task.workflow_id)
     assert sum(event.type == "message_posted" for event in log.events) == SHORT_RUN
+
+
+async def test_what_the_long_poll_showed_too_early_is_replaced_by_what_was_written_down() -> None:
+    # As Temporal 1.32 gives them: a workflow task that an update made, shown, dropped, and its ids used again.
+    shown = [
+        (1, EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED),
+        (2, EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED),
+        (3, EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED),
+        (2, EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED),
+        (3, EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED),
+    ]
+    history: list[HistoryEvent] = []
+    for event_id, kind in shown:
+        take_in(history, HistoryEvent(event_id=event_id, event_type=kind))
+    assert [(event.event_id, event.event_type) for event in history] == [shown[0], *shown[3:]]
