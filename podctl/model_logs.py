@@ -75,7 +75,7 @@ class LogReader:
         wanted = max(1, count) * BYTES_PER_LINE
         while True:
             pieces: list[bytes] = []
-            start = end = 0
+            start = end = first_kept = 0
             request = {"id": self.launch_id, "offset": -wanted, "limit": wanted, "follow": False}
             async with self.podlet.stream(self.address, "read_log", request) as lines:
                 async for line in lines:
@@ -84,9 +84,9 @@ class LogReader:
                         start = start if pieces else line["offset"]
                         pieces.append(piece)
                     elif line["type"] == "result":
-                        end = line["result"]["offset"]
+                        end, first_kept = line["result"]["offset"], line["result"]["start"]
             found = b"".join(pieces).splitlines(keepends=True)
-            whole = not pieces or start == 0
+            whole = not pieces or start <= first_kept
             if whole or len(found) > count:
                 # Not the whole log: its first line here may be the end of a longer one.
                 return b"".join(found[-count:] if count else []), end

@@ -21,7 +21,12 @@ One launch on disk, ``{root}/launches/{a}/{b}/{c}/``::
     stopped.json    the result of a verified stop
     timed_out.json  it ran longer than it may, and was stopped for that
     supervisor.lock held (flock) for as long as a launcher or the supervisor is at work
-    output.log, api_key, work/
+    output.log      all that it prints; of a server the newest 64 MiB, at the offsets at which they were written
+    log_start       the first byte of output.log that is still kept, where that is not 0
+    log_times       how long output.log was at which time
+    api_key, work/
+
+Of a server's launches that are ended and verified the newest 10 are kept.
 
 Imports stand where they are needed: a supervisor lives as long as its launch, and a thousand of them have to fit.
 """
@@ -45,7 +50,12 @@ if TYPE_CHECKING:
 
 PROTOCOL = 1
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
+LAUNCHES_KEPT = 10
 LOG_CHUNK_BYTES = 64 * 1024
+LOG_LIMIT = 64 * 1024 * 1024  # of a server's log on disk; a run's log is a result and kept whole
+LOG_RATE = 50_000_000  # bytes a second that a server may write without its log ever exceeding the limit
+MARK_EVERY = 10.0
+MARKS_KEPT = 4096
 TAIL_BYTES = 4096
 LAST_LINE_CHARACTERS = 300
 
@@ -162,6 +172,13 @@ class Request:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
             raise self._bad(f"field {name!r} must be a number from {least:g} to {most:g}, not {value!r:.80}")
         return float(value)
+
+    def moment(self, name: str) -> Optional[float]:
+        """Return a point in time in seconds since 1970, or None where there is none."""
+        value = self._take(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise self._bad(f"field {name!r} must be seconds since 1970, not {value!r:.80}")
+        return value
 
     def integer(self, name: str) -> Optional[int]:
         """Return a whole number, or None where there is none."""
@@ -720,7 +737,7 @@ class Launch:
         self.id = launch_id
         self.folder = f"{root.path}/launches/{launch_id}"
         self.lock = f"{self.folder}/supervisor.lock"
-        self.log = f"{self.folder}/output.log"
+        self.log = Log(self.folder)
 
     def path(self, name: str) -> str:
         """Return the path of one of its files."""
@@ -836,8 +853,8 @@ class Launch:
             "stage": None,
             "idle_seconds": None,
             "silent_seconds": None,
-            "log_size": log_size(self.log),
-            "last_line": last_line(self.log, self.secret_marks()) if is_server else None,
+            "log_size": self.log.size(),
+            "last_line": self.log.last_line(self.secret_marks()) if is_server else None,
             "ports": record.get("ports", []),
             "gpus": record.get("gpus", []),
             "stop_requested": self.has("stop.json"),
@@ -855,45 +872,77 @@ class Launch:
 # Logs
 
 
-def log_size(path: str) -> int:
-    """Return a log's length in bytes, 0 if there is none."""
-    try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
-        return 0
+class Log:
+    """All that a launch prints. Bytes keep their offsets for ever; the oldest ones may be gone from the disk."""
 
+    def __init__(self, folder: str) -> None:
+        self.path = f"{folder}/output.log"
+        self.start_path = f"{folder}/log_start"
+        self.times_path = f"{folder}/log_times"
 
-def read_piece(path: str, offset: int, limit: int) -> bytes:
-    """Return up to ``limit`` bytes of a log from ``offset`` on."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return b""
-    try:
-        return os.pread(descriptor, limit, offset)
-    finally:
-        os.close(descriptor)
+    def size(self) -> int:
+        """Return the offset of its end, 0 if there is none."""
+        try:
+            return os.stat(self.path).st_size
+        except FileNotFoundError:
+            return 0
 
+    def start(self) -> int:
+        """Return the offset of the first byte that is still kept. A record, as not every file system tells of holes."""
+        return int(read_bytes(self.start_path) or b"0")
 
-def last_line(path: str, marks: Json) -> str:
-    """Return the last line of a log that says something, as it looks on a terminal and without secrets."""
-    import re
+    def read(self, offset: int, limit: int) -> Tuple[int, bytes]:
+        """Return the offset and up to ``limit`` bytes from there on, or from the first byte that is still kept."""
+        while True:
+            offset = max(offset, self.start())
+            piece = self._piece(offset, limit)
+            if self.start() <= offset:  # it is moved before anything is dropped: these bytes were still there
+                return offset, piece
 
-    start = max(0, log_size(path) - TAIL_BYTES)
-    lines = re.split(rb"[\r\n]", read_piece(path, start, TAIL_BYTES))
-    for number in range(len(lines) - 1, -1, -1):
-        hidden = hide(lines[number], marks, is_whole=number > 0 or not start)
-        line = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", hidden).strip()
-        if line:
-            return line[:LAST_LINE_CHARACTERS]
-    return ""
+    def offset_at(self, when: float) -> int:
+        """Return an offset before everything that was printed at that time (epoch) or later."""
+        found = 0
+        for marked_at, offset in self.times():
+            if marked_at >= when:
+                break
+            found = offset
+        return found
 
+    def times(self) -> List[Tuple[float, int]]:
+        """Return (epoch, size at that time), in order."""
+        lines = (read_bytes(self.times_path) or b"").split(b"\n")[:-1]  # behind the last newline: half a mark, or none
+        return [(float(marked_at), int(offset)) for marked_at, offset in (line.split() for line in lines)]
 
-def tail(path: str, marks: Json) -> str:
-    """Return the last 4 KiB of a log without secrets."""
-    length = TAIL_BYTES + _longest(marks)
-    start = max(0, log_size(path) - length)
-    return hide(read_piece(path, start, length), marks, is_whole=not start)
+    def last_line(self, marks: Json) -> str:
+        """Return the last line that says something, as it looks on a terminal and without secrets."""
+        import re
+
+        start, piece = self._last(TAIL_BYTES)
+        lines = re.split(rb"[\r\n]", piece)
+        for number in range(len(lines) - 1, -1, -1):
+            hidden = hide(lines[number], marks, is_whole=number > 0 or not start)
+            line = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", hidden).strip()
+            if line:
+                return line[:LAST_LINE_CHARACTERS]
+        return ""
+
+    def tail(self, marks: Json) -> str:
+        """Return the last 4 KiB without secrets."""
+        start, piece = self._last(TAIL_BYTES + _longest(marks))
+        return hide(piece, marks, is_whole=not start)
+
+    def _last(self, limit: int) -> Tuple[int, bytes]:
+        return self.read(max(0, self.size() - limit), limit)
+
+    def _piece(self, offset: int, limit: int) -> bytes:
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY)
+        except FileNotFoundError:
+            return b""
+        try:
+            return os.pread(descriptor, limit, offset)
+        finally:
+            os.close(descriptor)
 
 
 def mark(secrets: Iterable[str]) -> Json:
@@ -956,16 +1005,20 @@ class LaunchRequest:
         self.served_name = request.optional_text("served_name")
         self.server = request.optional_text("server")
         self.owner = request.optional_text("owner")  # whose launch it is: several podctls may use one machine
+        log_limit = request.integer("log_limit")  # bytes of a server's log that are kept, for tests
         if self.kind not in ("server", "run") or (kind and self.kind != kind):
             raise Failure("bad_request", f"launch {self.id}: kind must be {kind or 'server or run'}, not {self.kind!r}")
         if not self.arguments or not self.arguments[0]:
             raise Failure("bad_request", f"launch {self.id}: argv must name a program")
         if self.internal_ports and len(self.internal_ports) != 2:
             raise Failure("bad_request", f"launch {self.id}: internal_ports must be [first, count]")
+        if log_limit is not None and (self.kind != "server" or log_limit < 1):
+            raise Failure("bad_request", f"launch {self.id}: log_limit must be a number of bytes, and is for servers")
         if self.workspace is not None:
             check_id(self.workspace, 2, "workspace")
         if self.server is not None:
             check_id(self.server, 3, "server")
+        self.log_limit = (log_limit or LOG_LIMIT) if self.kind == "server" else None
         if self.kind == "server":
             self.arguments = [loopback() if word == "{loopback}" else word for word in self.arguments]
 
@@ -1039,6 +1092,8 @@ def launch_once(root: Root, wanted: LaunchRequest) -> Tuple[Launch, bool]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         memory = {uuid: report.memory_used(uuid) for uuid in wanted.gpus} if report else {}
         write_json(launch.path("record.json"), wanted.record(root.boot, memory, mark(secrets)))
+        if wanted.kind == "server":
+            _set_old_aside(root, launch)
         status = _start_supervisor(
             lock,
             {
@@ -1050,6 +1105,7 @@ def launch_once(root: Root, wanted: LaunchRequest) -> Tuple[Launch, bool]:
                 "environment": environment,
                 "work": folder,
                 "umask": ORIGINAL_UMASK,
+                "log_limit": wanted.log_limit,
             },
         )
     try:
@@ -1059,7 +1115,31 @@ def launch_once(root: Root, wanted: LaunchRequest) -> Tuple[Launch, bool]:
             )
     finally:
         os.close(status)
+    _remove_set_aside(launch)
     return launch, True
+
+
+def _set_old_aside(root: Root, launch: Launch) -> None:
+    """Take a server's older launches of which only records and logs are left from among its launches."""
+    server = launch.id.rsplit("/", 1)[0]
+    verified = []
+    for name in filter(_is_name, _listing(f"{root.path}/launches/{server}")):
+        other = root.launch(f"{server}/{name}")
+        record, stopped = other.read("record.json") or {}, other.read("stopped.json") or {}
+        if record.get("kind") == "server" and other.has("ended.json") and stopped.get("state") == "stopped":
+            verified.append((record["created_at"], name))
+    for _, name in sorted(verified)[:-LAUNCHES_KEPT]:
+        folder = os.path.dirname(launch.folder)
+        os.rename(f"{folder}/{name}", f"{folder}/.{name}")  # at once, and to what is no name of a launch
+
+
+def _remove_set_aside(launch: Launch) -> None:
+    import shutil
+
+    folder = os.path.dirname(launch.folder)
+    for name in _listing(folder):
+        if name.startswith("."):
+            shutil.rmtree(f"{folder}/{name}", ignore_errors=True)  # what stays is tried again at the next launch
 
 
 def find_program(name: str, path: Optional[str], folder: str) -> Optional[str]:
@@ -1226,15 +1306,16 @@ def supervise(lock: int, order_read: int, status_write: int) -> None:
     except (EOFError, ValueError, TypeError):
         return  # the launcher died in the middle of its order
     folder: str = order["folder"]
+    keeper = LogKeeper(folder, order["log_limit"])
     child = _start_child(order, status_write)
     del order, data  # the environment has secrets and is long: a supervisor keeps neither
     started = child.release()
     if started:
         _report(status_write)
-    _keep_exit(folder, child)
+    _keep_exit(folder, child, keeper)
     if not started:
         _report(status_write)
-    _reap_orphans(folder)
+    _reap_orphans(folder, keeper)
 
 
 def _report(status: int) -> None:
@@ -1325,19 +1406,20 @@ def _become_program(order: Json, go: int) -> None:
         os.execve(order["program"], order["arguments"], order["environment"])  # noqa: S606 - no shell is wanted
 
 
-def _keep_exit(folder: str, child: _Child) -> None:
-    """Wait for the program's end and write it down; reap adopted orphans and take notes meanwhile."""
+def _keep_exit(folder: str, child: _Child, keeper: LogKeeper) -> None:
+    """Wait for the program's end and write it down; keep its log, reap adopted orphans and take notes meanwhile."""
     noted: Json = {"processes": [], "shared_memory": []}
     pause = 1.0
+    next_note = time.monotonic() + pause
     while True:
-        ended = _wait(child.pid, pause)
-        if ended is None:
+        ended = _wait(child.pid, min(keeper.look(), max(0.0, next_note - time.monotonic())))
+        if ended is None and time.monotonic() >= next_note:
             _note(folder, noted)
             # Soon at first, when everything is made; later only what changes in the long run.
             pause = min(pause * 2, 60.0)
-            continue
-        pid, status = ended
-        if pid == child.pid:
+            next_note = time.monotonic() + pause
+        elif ended is not None and ended[0] == child.pid:
+            status = ended[1]
             _note(folder, noted)
             code = os.WEXITSTATUS(status) if os.WIFEXITED(status) and child.error is None else None
             number = os.WTERMSIG(status) if os.WIFSIGNALED(status) and child.error is None else None
@@ -1346,15 +1428,86 @@ def _keep_exit(folder: str, child: _Child) -> None:
             return
 
 
-def _reap_orphans(folder: str) -> None:
-    """Wait until nothing that descends from us lives, and say so on disk."""
+def _reap_orphans(folder: str, keeper: LogKeeper) -> None:
+    """Wait until nothing that descends from us lives, and say so on disk; orphans may print, too."""
     try:
         while True:
-            os.waitpid(-1, 0)
+            if not os.waitpid(-1, os.WNOHANG)[0]:
+                time.sleep(min(0.1, keeper.look()))
     except ChildProcessError:
         pass  # none is left
+    keeper.end()
     remove_file(f"{folder}/api_key")
     write_json(f"{folder}/ended.json", {"at": time.time()})
+
+
+class LogKeeper:
+    """Marks how a log grows in time and, where it has a limit, gives the disk space of its oldest part back.
+
+    The hole is punched into the head of the file: nobody who writes or reads has to be told, and offsets stay true.
+    """
+
+    def __init__(self, folder: str, limit: Optional[int]) -> None:
+        self._log = Log(folder)
+        self._limit = limit
+        self._start = 0
+        self._marks = 0
+        self._mark(0)
+
+    def look(self) -> float:
+        """Do what is due; return the seconds after which to look again at the latest."""
+        size = self._log.size()
+        if size != self._marked_size and time.monotonic() - self._marked_at >= MARK_EVERY:
+            self._mark(size)
+        if self._limit is not None and size - self._start > self._limit * 3 // 4:
+            self._drop(size - self._limit // 2)
+        if self._limit is None:
+            return MARK_EVERY
+        # So soon that even a server that begins to write at full speed in this moment does not exceed the limit.
+        return max(0.02, (self._limit - (size - self._start)) / LOG_RATE)
+
+    def end(self) -> None:
+        """Mark the end: nothing is printed any more."""
+        if self._log.size() != self._marked_size:
+            self._mark(self._log.size())
+
+    def _mark(self, size: int) -> None:
+        self._marked_at, self._marked_size = time.monotonic(), size
+        if self._marks >= MARKS_KEPT:  # those of longer ago become sparser: that only lets `since` begin earlier
+            kept = [mark for mark in self._log.times() if mark[1] >= self._start][1::2]
+            self._marks = len(kept)
+            write_file(self._log.times_path, b"".join(_mark_line(*mark) for mark in kept))
+        descriptor = os.open(self._log.times_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.write(descriptor, _mark_line(time.time(), size))
+        os.close(descriptor)
+        self._marks += 1
+
+    def _drop(self, until: int) -> None:
+        """Give back what lies before the first line that begins at ``until`` or later."""
+        if not _punch_hole(self._log.path, 1 << 40, 4096):  # where nothing is: only to learn whether it can be done
+            self._limit = None
+            return
+        offset, piece = self._log.read(until, LOG_CHUNK_BYTES)
+        self._start = offset + piece.find(b"\n") + 1 if b"\n" in piece else until
+        write_file(self._log.start_path, b"%d" % self._start)  # first: a reader must never take a hole for a log
+        _punch_hole(self._log.path, 0, self._start)
+
+
+def _mark_line(at: float, size: int) -> bytes:
+    return f"{at!r} {size}\n".encode()  # not rounded: a mark that is too early would hide what was printed
+
+
+def _punch_hole(path: str, offset: int, length: int) -> bool:
+    """Give the disk space of a part of a file back; its size stays. Return whether the file system can do that."""
+    import ctypes  # 1 MB, which only the supervisor of a talkative server pays
+
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        keep_size_and_punch_hole = 1 | 2
+        part = (ctypes.c_int64(offset), ctypes.c_int64(length))
+        return bool(ctypes.CDLL(None).fallocate(descriptor, keep_size_and_punch_hole, *part) == 0)
+    finally:
+        os.close(descriptor)
 
 
 def _wait(pid: int, seconds: float) -> Optional[Tuple[int, int]]:
@@ -1659,20 +1812,20 @@ class Run:
         ending = self._await_exit()
         hook("run.before-reply")
         digest = hashlib.sha256()
-        size = log_size(self.launch.log)
+        size = self.launch.log.size()
         offset = 0
         while offset < size:
-            piece = read_piece(self.launch.log, offset, min(1 << 20, size - offset))
+            _, piece = self.launch.log.read(offset, min(1 << 20, size - offset))
             digest.update(piece)
             offset += len(piece)
         process = self.launch.read("process.json") or {}
         return {
             "id": self.launch.id,
             "exit": ending,
-            "log": self.launch.log,
+            "log": self.launch.log.path,
             "size": size,
             "sha256": digest.hexdigest(),
-            "tail": tail(self.launch.log, self.launch.secret_marks()),
+            "tail": self.launch.log.tail(self.launch.secret_marks()),
             "started_at": process.get("started_at"),
             "created": self.created,
             "timed_out": self.launch.has("timed_out.json"),
@@ -1698,7 +1851,7 @@ class Run:
             if time.monotonic() >= next_beat:
                 next_beat = time.monotonic() + 2.0
                 members = self.launch.members(ProcessTable())
-                self.caller.send("beat", log_size=log_size(self.launch.log), members=len(members))
+                self.caller.send("beat", log_size=self.launch.log.size(), members=len(members))
 
     def _is_over_time(self, process: Optional[Json]) -> bool:
         started_at = process.get("started_at") if process else None
@@ -1718,27 +1871,37 @@ class Run:
         return 0 in ready and not os.read(0, 65536)
 
 
-def read_log(launch: Launch, offset: int, limit: Optional[int], follow: bool, caller: Caller) -> Json:
-    """Send a log from ``offset`` on (negative: from its end), at most ``limit`` bytes of it."""
+def read_log(
+    launch: Launch, offset: int, limit: Optional[int], since: Optional[float], follow: bool, caller: Caller
+) -> Json:
+    """Send a log from ``offset`` on (negative: from its end) or from ``since`` on, at most ``limit`` bytes of it.
+
+    A ``log`` line's offset is behind the one before it where bytes in between are no longer kept.
+    """
     import base64
 
+    log = launch.log
     if not launch.has("record.json"):
         raise Failure(
             "unknown_launch", f"there is no launch {launch.id} on this machine; observe lists those there are"
         )
-    if offset < 0:
-        offset = max(0, log_size(launch.log) + offset)
-    end = None if limit is None else offset + limit
+    if since is not None:
+        offset = log.offset_at(since)
+    elif offset < 0:
+        offset = max(0, log.size() + offset)
+    left = sys.maxsize if limit is None else limit
     while True:
         ended = has_ended(launch)  # asked first: what it wrote before its end is then seen below
-        size = log_size(launch.log)
-        until = size if end is None else min(size, end)
-        while offset < until:
-            piece = read_piece(launch.log, offset, min(LOG_CHUNK_BYTES, until - offset))
+        size = log.size()
+        while left and offset < size:
+            offset, piece = log.read(offset, min(LOG_CHUNK_BYTES, left))
+            if not piece:
+                break  # its folder was removed in this moment
             caller.send("log", offset=offset, data=base64.b64encode(piece).decode())
             offset += len(piece)
-        if not follow or ended or (end is not None and offset >= end) or caller.has_left(0.2):
-            return {"offset": offset, "size": size, "ended": ended}
+            left -= len(piece)
+        if not follow or ended or not left or caller.has_left(0.2):
+            return {"offset": offset, "start": log.start(), "size": log.size(), "ended": ended}
 
 
 def has_ended(launch: Launch) -> bool:
@@ -2000,16 +2163,22 @@ class Watched:
 
     def beat(self) -> Json:
         """Return what a beat says of it."""
-        fresh = last_line(self.launch.log, self.launch.secret_marks())
+        fresh = self.launch.log.last_line(self.launch.secret_marks())
         metrics = self.probe.metrics if self.probe else None
-        return {"id": self.launch.id, "log_size": log_size(self.launch.log), "last_line": fresh, "metrics": metrics}
+        return {
+            "id": self.launch.id,
+            "log_size": self.launch.log.size(),
+            "log_start": self.launch.log.start(),
+            "last_line": fresh,
+            "metrics": metrics,
+        }
 
     def follow_log(self) -> None:
         """Take the stage from the lines that came since the last call; one that is ready needs no reading."""
         if self.probe and self.probe.readiness == "ready":
             self._stage = "serve"
             return
-        piece = read_piece(self.launch.log, self._log_offset, 1 << 20)
+        self._log_offset, piece = self.launch.log.read(self._log_offset, 1 << 20)
         end = piece.rfind(b"\n") + 1
         self._log_offset += end or (len(piece) if len(piece) == 1 << 20 else 0)
         for stage, marks in STAGES:
@@ -2272,11 +2441,11 @@ def do_run(request: Request, root: Root, caller: Caller) -> Json:
 def do_read_log(request: Request, root: Root, caller: Caller) -> Json:
     """Answer ``read_log``."""
     launch, offset, limit = root.launch(request.text("id")), request.integer("offset") or 0, request.integer("limit")
-    follow = request.flag("follow")
+    since, follow = request.moment("since"), request.flag("follow")
     request.finish()
     if limit is not None and limit < 0:
         raise Failure("bad_request", f"read_log of {launch.id}: limit must not be negative, but is {limit}")
-    return read_log(launch, offset, limit, follow, caller)
+    return read_log(launch, offset, limit, since, follow, caller)
 
 
 def do_log_tail(request: Request, root: Root, caller: Caller) -> Json:
@@ -2284,7 +2453,7 @@ def do_log_tail(request: Request, root: Root, caller: Caller) -> Json:
     del caller
     launch = root.launch(request.text("id"))
     request.finish()
-    return {"text": tail(launch.log, launch.secret_marks())}
+    return {"text": launch.log.tail(launch.secret_marks())}
 
 
 VERBS: Dict[str, Callable[[Request, Root, Caller], Json]] = {

@@ -123,7 +123,7 @@ def test_a_log_is_read_from_any_place(machine: Machine) -> None:
     (machine.folder / "content").write_bytes(content)
     start(machine, 'cat "$1"', str(machine.folder / "content")).result()
     everything = machine.start("read_log", id="task/ws/1", offset=0)
-    assert everything.result() == {"offset": len(content), "size": len(content), "ended": True}
+    assert everything.result() == {"offset": len(content), "start": 0, "size": len(content), "ended": True}
     assert data(everything) == content
     for offset, limit in ((5, 100), (-20, None), (-20, 5), (len(content), None), (len(content) + 9, None), (0, 0)):
         part = machine.start("read_log", id="task/ws/1", offset=offset, limit=limit)
@@ -139,7 +139,7 @@ def test_a_log_is_followed_to_its_end(machine: Machine) -> None:
     follow = machine.start("read_log", id="task/ws/1", follow=True)
     follow.read_until(lambda line: line["type"] == "log", "the first line")
     go.touch()
-    assert follow.result() == {"offset": 8, "size": 8, "ended": True}
+    assert follow.result() == {"offset": 8, "start": 0, "size": 8, "ended": True}
     assert data(follow) == b"one\ntwo\n"
 
 
@@ -148,7 +148,7 @@ def test_following_ends_with_stdin_or_at_the_limit(machine: Machine) -> None:
     follow = machine.start("read_log", id="task/ws/1", follow=True)
     follow.read_until(lambda line: line["type"] == "log", "the first line")
     follow.end_stdin()
-    assert follow.result() == {"offset": 4, "size": 4, "ended": False}
+    assert follow.result() == {"offset": 4, "start": 0, "size": 4, "ended": False}
     limited = machine.start("read_log", id="task/ws/1", follow=True, limit=2)
     assert limited.result()["offset"] == 2
 

@@ -189,6 +189,7 @@ def test_beats_carry_log_and_metrics_and_no_change(machine: Machine) -> None:
         {
             "id": "pod/tiny/1",
             "log_size": machine.path("pod/tiny/1", "output.log").stat().st_size,
+            "log_start": 0,
             "last_line": "loading with ***",
             "metrics": {
                 "running": 3.0,
