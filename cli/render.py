@@ -364,7 +364,7 @@ def _machine(state: GpuPodState) -> Text:
     return Text(
         plain(
             f"{inventory.hostname}: {inventory.os}, Python {inventory.python}, driver {inventory.driver or 'none'}, "
-            f"vLLM {vllm}, disk {disk}"
+            f"vLLM {vllm}, disk {disk}" + (f"\nnvidia-smi: {inventory.gpu_message}" if inventory.gpu_message else "")
         )
     )
 

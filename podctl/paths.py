@@ -30,6 +30,16 @@ class PodctlPaths:
         return self.config / "pods.json"
 
     @property
+    def catalog(self) -> Path:
+        """The models that this user describes, or describes otherwise than podctl does."""
+        return self.config / "catalog.yaml"
+
+    @property
+    def recipes(self) -> Path:
+        """The models that `podctl models import` read; written anew by each import."""
+        return self.config / "recipes.yaml"
+
+    @property
     def database(self) -> Path:
         """The embedded Temporal server's SQLite file."""
         return self.data / "temporal.db"

@@ -1,13 +1,15 @@
 """What was last seen of this user's pods, kept in `pods.json` for when no server can be asked."""
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import JsonValue
 
-from domain.gpu.inventory import gpu_type
+from domain.gpu.inventory import describe_gpus, gpu_type
 from domain.gpu.models import GpuPodState, shown_state
+from domain.gpu.observation import Gpu, Inventory, Vllm
 from podctl.listing import PodRow, held_gpus
 from podctl.pods_file import KnownPod, KnownPods, PodsFile
 
@@ -58,6 +60,27 @@ def cached_pod_row(known: KnownPods, name: str, *, state: str | None = None) -> 
     )
 
 
+def cached_machine(pod: KnownPod) -> Inventory:
+    """Return the GPUs of a pod as `pods.json` remembers them."""
+    gpus = tuple(
+        Gpu(
+            index=gpu.id,
+            uuid=f"GPU-{gpu.id}",
+            name=gpu.name,
+            memory_total_mib=_mib(gpu.memory),
+            mig=bool((gpu.model_extra or {}).get("mig")),
+        )
+        for gpu in pod.gpus
+    )
+    return Inventory(boot="", gpus=gpus, vllm=Vllm(version=_text((pod.model_extra or {}).get("vllm"))))
+
+
+def _mib(memory: str) -> int | None:
+    """Return what a remembered ``81559 MiB`` says; other tools that write the file say it so too."""
+    found = re.match(r"\s*(\d+)\s*(?:MiB|MB)?\s*$", memory)
+    return int(found.group(1)) if found else None
+
+
 def _seen(state: GpuPodState) -> dict[str, JsonValue]:
     """Return what `pods.json` remembers of a pod: see ``cached_pod_row``."""
     gpus = state.inventory.gpus if state.inventory else ()
@@ -68,6 +91,7 @@ def _seen(state: GpuPodState) -> dict[str, JsonValue]:
                 "id": gpu.index,
                 "name": gpu_type(gpu.name),
                 "memory": f"{gpu.memory_total_mib} MiB" if gpu.memory_total_mib is not None else "unknown",
+                **({"mig": True} if gpu.mig else {}),
             }
             for gpu in gpus
         ],
@@ -90,8 +114,7 @@ def _seen(state: GpuPodState) -> dict[str, JsonValue]:
 
 
 def _gpus(pod: KnownPod) -> str:
-    names = [gpu.name for gpu in pod.gpus]
-    return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
+    return describe_gpus(cached_machine(pod)) if pod.gpus else ""
 
 
 def _count(pod: KnownPod) -> dict[str, int]:

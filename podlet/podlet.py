@@ -610,6 +610,9 @@ def socket_owner(inodes: Set[str], processes: Iterable[Process]) -> Optional[Pro
 # GPUs, as nvidia-smi tells
 
 
+NVIDIA_SMI_ANSWERS_WITHIN = float(os.environ.get("PODLET_NVIDIA_SMI_SECONDS") or 60.0)
+
+
 class GpuReport:
     """What nvidia-smi says now. ``state`` is ok, no_nvidia_smi, no_driver or error; ``message`` says more."""
 
@@ -622,7 +625,7 @@ class GpuReport:
         rows = self._rows("--query-gpu=index,uuid,name,memory.total,memory.used,mig.mode.current,driver_version")
         for row in rows:
             fields = [field.strip() for field in row.split(",")]
-            if len(fields) < 7 or not fields[0].isdigit():
+            if len(fields) < 7 or not fields[0].isdigit() or not fields[1].startswith("GPU-"):
                 self.message = f"nvidia-smi: {row.strip()[:300]}"  # such as a GPU that is lost: the others are told
                 continue
             self.driver = None if fields[-1].startswith("[") else fields[-1]
@@ -631,12 +634,14 @@ class GpuReport:
             self.gpus.append(gpu)
         if rows and not self.gpus:
             self.state = "error"
-        state = self.state
+        state, message, self.message = self.state, self.message, ""
         for row in self._rows("--query-compute-apps=pid,gpu_uuid,used_memory") if self.gpus else []:
             fields = [field.strip() for field in row.split(",")]
             if len(fields) == 3 and fields[0].isdigit():
                 self.apps.append({"pid": int(fields[0]), "gpu_uuid": fields[1], "used_mib": _mib(fields[2])})
-        self.state = state  # GPUs whose processes may not be listed are still GPUs
+        if self.message:
+            message = f"{message + '; ' if message else ''}processes are not listed: {self.message}"
+        self.state, self.message = state, message  # GPUs whose processes may not be listed are still GPUs
 
     def memory_used(self, uuid: str) -> Optional[int]:
         """Return MiB in use on a GPU, None where that can't be told."""
@@ -647,23 +652,27 @@ class GpuReport:
         import subprocess
 
         arguments = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
+        pipe = subprocess.PIPE
         try:
-            done = subprocess.run(arguments, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+            asked = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
         except OSError as error:
             self.state = "no_nvidia_smi"
             self.message = f"nvidia-smi cannot be started: {error.strerror}"
             return []
+        try:
+            output, errors = asked.communicate(timeout=NVIDIA_SMI_ANSWERS_WITHIN)
         except subprocess.TimeoutExpired:
+            asked.kill()  # and not waited for: one that hangs in the driver cannot even be killed
             self.state = "error"
-            self.message = "nvidia-smi did not answer within 60 s"
+            self.message = f"nvidia-smi did not answer within {NVIDIA_SMI_ANSWERS_WITHIN:g} s"
             return []
-        text = done.stdout.decode(errors="replace").strip()
-        if done.returncode == 0:
+        text = output.decode(errors="replace").strip()
+        if asked.returncode == 0:
             return text.splitlines()
-        message = " ".join((text + " " + done.stderr.decode(errors="replace")).split())[:500]
-        # 9: the driver is not loaded, 12: its library can't be found (nvidia-smi's manual)
-        self.state = "no_driver" if done.returncode in (9, 12) else "error"
-        self.message = message or f"nvidia-smi ended with exit code {done.returncode}"
+        self.message = " ".join((text + " " + errors.decode(errors="replace")).split())[:500]
+        self.message = self.message or f"nvidia-smi ended with exit code {asked.returncode}"
+        # From nvidia-smi's manual: 6, it finds no GPU; 9, the driver is not loaded; 12, its library can't be found.
+        self.state = {6: "ok", 9: "no_driver", 12: "no_driver"}.get(asked.returncode, "error")
         return []
 
 
@@ -2352,7 +2361,7 @@ def inventory(root: Root, program: Optional[str], wants_version: bool) -> Json:
         "gpu_state": report.state,
         "gpu_message": report.message,
         "compute_apps": report.apps,
-        "vllm": {"program": program, "version": _vllm_version(program) if program and wants_version else None},
+        "vllm": {"program": program, "version": _vllm_version(program, wants_version) if program else None},
     }
 
 
@@ -2363,10 +2372,20 @@ def _os_name() -> str:
     return os.uname().sysname
 
 
-def _vllm_version(program: str) -> Optional[str]:
+def _vllm_version(program: str, may_ask: bool) -> Optional[str]:
+    """Return the version that is installed beside the program, or else (``may_ask``) the one that it says it is."""
     import re
     import subprocess
 
+    first_line = (read_bytes(program) or b"").split(b"\n", 1)[0].decode(errors="replace")
+    interpreter = first_line[2:].strip() if first_line.startswith("#!") else ""
+    libraries = os.path.dirname(os.path.dirname(interpreter)) + "/lib"
+    for python in sorted(_listing(libraries)) if interpreter.startswith("/") else []:
+        for name in _listing(f"{libraries}/{python}/site-packages"):
+            if name.startswith("vllm-") and name.endswith(".dist-info"):
+                return name[len("vllm-") : -len(".dist-info")]
+    if not may_ask:
+        return None
     try:  # it imports torch first: a cold disk may take a minute
         done = subprocess.run(
             [program, "--version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=180, check=False

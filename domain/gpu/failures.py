@@ -5,9 +5,9 @@ Called only for a server that has ended: the same words in a living server's log
 
 import re
 
+from domain.gpu.arguments import redact
 from domain.gpu.models import Failure, FailureType
 from domain.gpu.observation import Exit
-from domain.gpu.request import redact
 
 #: Lines and characters of a log that are kept with a failure; the whole log stays on the pod.
 _TAIL_LINES = 20

@@ -6,9 +6,11 @@ from domain.gpu.observation import ComputeApp, Gpu, Inventory
 
 # Longest first: H200 is not an H20, A100 is not an A10, L40S is not an L4.
 _DATA_CENTER = re.compile(
-    r"\b(GB300|GB200|GH200|B300|B200|B100|H200|H100|H800|H20|A100|A800|A10G|L40S|A40|A30|A16|A10|L40|V100|P100|L4|T4)\b"
+    r"\b(GB300|GB200|GH200|B300|B200|B100|GB10|H200|H100|H800|H20|A100|A800|A10G|L40S|A40|A30|A16|A10|A2|L40|L20|V100"
+    r"|P100|P40|L4|L2|T4)\b"
 )
-_CONSUMER = re.compile(r"\b((?:GTX|RTX) (?:PRO )?A?\d{4}(?: (?:Ti SUPER|Ti|SUPER|Ada|D))?)\b")
+#: A laptop's GPU has the name of the card, and less memory.
+_CARD = re.compile(r"\b((?:GTX|RTX) (?:PRO )?A?\d{4}(?: (?:Ti SUPER|Ti|SUPER|SFF Ada|Ada|D))?(?: Laptop)?)\b")
 #: Foreign processes kept in the state; what matters is which GPUs have any.
 _APPS_KEPT = 64
 
@@ -18,7 +20,7 @@ def gpu_type(name: str) -> str:
 
     A name that fits no known form is returned without its maker.
     """
-    for pattern in (_DATA_CENTER, _CONSUMER):
+    for pattern in (_DATA_CENTER, _CARD):
         found = pattern.search(name)
         if found:
             return found.group(1)
@@ -40,7 +42,8 @@ def foreign_processes(inventory: Inventory) -> dict[str, tuple[int, ...]]:
 
 
 def describe_gpus(inventory: Inventory) -> str:
-    """Return the GPUs in words: ``2 x H100, 1 x RTX 4090``; or why there are none."""
+    """Return the GPUs in words: ``2 x H100, 1 x RTX 4090``; or why there are none, or not all of them."""
+    message = " ".join(inventory.gpu_message.split("\n")[0].split())[:200]
     if not inventory.gpus:
         reasons = {
             "ok": "no GPU",
@@ -48,13 +51,13 @@ def describe_gpus(inventory: Inventory) -> str:
             "no_driver": "nvidia-smi finds no driver",
             "error": "nvidia-smi failed",
         }
-        message = inventory.gpu_message.strip().splitlines()
-        return reasons[inventory.gpu_state] + (f" ({message[0][:200]})" if message else "")
+        return reasons[inventory.gpu_state] + (f" ({message})" if message else "")
     counts: dict[str, int] = {}
     for gpu in inventory.gpus:
         kind = gpu_type(gpu.name) + (" with MIG" if gpu.mig else "")
         counts[kind] = counts.get(kind, 0) + 1
-    return ", ".join(f"{count} x {kind}" for kind, count in counts.items())
+    words = ", ".join(f"{count} x {kind}" for kind, count in counts.items())
+    return words + (f" ({message})" if message else "")
 
 
 def compact(inventory: Inventory) -> Inventory:

@@ -5,12 +5,13 @@ from collections.abc import Iterable, Sequence
 
 from domain.entity import Value
 from domain.errors import Rejected
-from domain.gpu.catalog import ModelConfiguration
+from domain.gpu.arguments import option_value, with_option
+from domain.gpu.catalog import ModelConfiguration, ModelEntry
 from domain.gpu.inventory import describe_gpus, foreign_processes, gpu_type, memory_gb
 from domain.gpu.leases import SHARE_TOLERANCE, Lease, used_shares
 from domain.gpu.models import StartPlan
 from domain.gpu.observation import Gpu, Inventory
-from domain.gpu.request import StartRequest, check_request, option_value, with_option
+from domain.gpu.request import StartRequest, check_request
 
 #: Share of a GPU's memory when neither the catalog nor the request says one: vLLM's default for most of its life,
 #: passed on explicitly, so that a version with another default agrees with the lease.
@@ -62,17 +63,19 @@ def plan_start(request: StartRequest, inventory: Inventory, held: list[Lease], p
         chosen = _free(way, inventory, held)
         if len(chosen) >= way.count:
             return _plan(request, inventory, way, chosen[: way.count], frozenset(ports))
-    raise Rejected("no_room", _no_room(request, inventory, ways[-1], held))
+    raise Rejected("no_room", _no_room(request, inventory, smallest(ways), held))
 
 
 def candidates(request: StartRequest, inventory: Inventory) -> list[Candidate]:
-    """Return the ways to serve ``request`` on this machine, most GPUs first; at least one.
+    """Return the ways to serve ``request`` on this machine, the preferred one (as a rule most GPUs) first.
 
-    Raises Rejected: the codes of ``check_request``, ``no_gpus``, ``mig_not_supported``, ``unknown_model_gpus``,
-    ``no_such_count``, ``does_not_fit``, ``bad_argument``.
+    There is at least one. Raises Rejected: the codes of ``check_request``, ``no_gpus``, ``mig_not_supported``,
+    ``vllm_too_old``, ``unknown_model_gpus``, ``no_such_count``, ``does_not_fit``, ``bad_argument``.
     """
     check_request(request)
     usable = _usable(inventory)
+    if request.arguments is None and request.entry is not None:
+        _check_version(request.model, request.entry, inventory.vllm.version)
     if request.arguments is not None:
         ways = [_way(request, _parallel(request.arguments), usable, request.arguments, {})]
     elif request.entry is None:
@@ -88,7 +91,13 @@ def candidates(request: StartRequest, inventory: Inventory) -> list[Candidate]:
     fitting = [way for way in ways if len(way.gpus) >= way.count]
     if not fitting:
         raise Rejected("does_not_fit", _does_not_fit(request, inventory, ways))
-    return sorted(fitting, key=lambda way: -way.count)
+    fewest = request.entry is not None and request.entry.prefers == "fewest_gpus"
+    return sorted(fitting, key=lambda way: way.count, reverse=not fewest)
+
+
+def smallest(ways: Sequence[Candidate]) -> Candidate:
+    """Return the way that takes the fewest GPUs."""
+    return min(ways, key=lambda way: way.count)
 
 
 def reserve(request: StartRequest, inventory: Inventory, held: list[Lease]) -> list[Lease]:
@@ -96,7 +105,7 @@ def reserve(request: StartRequest, inventory: Inventory, held: list[Lease]) -> l
 
     Whole GPUs: those of its smallest way that are nearest to being free.
     """
-    way = candidates(request, inventory)[-1]
+    way = smallest(candidates(request, inventory))
     foreign = foreign_processes(inventory)
     used = used_shares(held)
     nearest = sorted(way.gpus, key=lambda gpu: (gpu.uuid in foreign, used.get(gpu.uuid, 0.0), gpu.index))
@@ -118,6 +127,23 @@ def _usable(inventory: Inventory) -> list[Gpu]:
             "every GPU of this pod is in MIG mode, which is not supported: switch it off with `nvidia-smi -mig 0`",
         )
     return usable
+
+
+def _check_version(model: str, entry: ModelEntry, version: str | None) -> None:
+    """Refuse what an older vLLM on the machine cannot serve; one whose version is not known may try."""
+    there, needed = _release(version), _release(entry.min_vllm_version)
+    if there is not None and needed is not None and there < needed:
+        raise Rejected(
+            "vllm_too_old",
+            f"{model} needs vLLM {entry.min_vllm_version} or newer; this pod has {version}. Install a newer one, or "
+            "say with --vllm and its own arguments that this one can serve it",
+        )
+
+
+def _release(version: str | None) -> tuple[int, ...] | None:
+    """Return the numbers of a release; None for what names none, such as a build of the main branch (``0.1.dev…``)."""
+    found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", version or "")
+    return tuple(int(part or 0) for part in found.groups()) if found and "dev" not in (version or "") else None
 
 
 def _known_ways(
@@ -235,8 +261,8 @@ def _first_free(first: int, count: int, step: int, taken: frozenset[int]) -> int
 
 
 def _has_shutdown_timeout(version: str | None) -> bool:
-    found = re.match(r"(\d+)\.(\d+)", version or "")
-    return found is None or (int(found.group(1)), int(found.group(2))) >= _SHUTDOWN_TIMEOUT_SINCE
+    release = _release(version)
+    return release is None or release >= _SHUTDOWN_TIMEOUT_SINCE
 
 
 def _does_not_fit(request: StartRequest, inventory: Inventory, ways: Sequence[Candidate]) -> str:

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from domain.errors import Rejected
-from domain.gpu.request import StartRequest, check_request, redact
+from domain.gpu.arguments import redact
+from domain.gpu.request import StartRequest, check_request
 from domain.task.models import CommandExecutor, Plan, PlanDraft, WorkstreamDraft, digest
 
 WORKSTREAM_LIMIT = 500

@@ -76,6 +76,8 @@ def test_what_is_not_told_is_unknown_and_no_error(machine: Machine, mode: str) -
     assert (found["gpu_state"], len(found["gpus"]), found["gpus"][0]["mig"]) == ("ok", 1, False)
     known = mode != "not_available"
     assert found["gpus"][0]["memory_used_mib"] == (1000 if known else None)
+    hidden = "processes are not listed: [Insufficient Permissions]" if mode == "insufficient_permissions" else ""
+    assert found["gpu_message"] == hidden
     apps: list[Json] = found["compute_apps"]
     assert [(app["used_mib"], app["launch"]) for app in apps] == ([] if known else [(None, "pod/tiny/1")])
 
@@ -101,6 +103,10 @@ def test_mig_is_told(machine: Machine) -> None:
         ("echo '0, GPU-a, A, with, commas, 1, 2, Disabled, 1.2'", "ok"),
         ("kill -9 $$", "error"),
         ("true", "ok"),
+        ("echo 'No devices were found'; exit 6", "ok"),
+        ("echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18", "error"),
+        ('echo "couldn\'t find libnvidia-ml.so"; exit 12', "no_driver"),
+        ("echo '0, [Unknown Error], ERR!, ERR!, ERR!, ERR!, ERR!'", "error"),
     ],
 )
 def test_odd_outputs_never_crash(machine: Machine, script: str, state: str) -> None:
@@ -108,6 +114,31 @@ def test_odd_outputs_never_crash(machine: Machine, script: str, state: str) -> N
     found = machine.call("inventory")
     assert found["gpu_state"] == state
     assert [gpu["name"] for gpu in found["gpus"]] == (["A, with, commas"] if "commas" in script else [])
+
+
+def test_figures_that_nvidia_smi_cannot_read_are_unknown(machine: Machine) -> None:
+    install(
+        machine,
+        "nvidia-smi",
+        "case $1 in --query-gpu*) echo '0, GPU-a, NVIDIA A100-SXM4-80GB, ERR!, [Unknown Error], ERR!, [N/A]';;"
+        " *) echo '7, GPU-a, [Not Supported]'; echo '[N/A], GPU-a, [N/A]';; esac",
+    )
+    found = machine.call("inventory")
+    unknown = {"memory_total_mib": None, "memory_used_mib": None, "mig": False}
+    assert found["gpus"] == [{"index": 0, "uuid": "GPU-a", "name": "NVIDIA A100-SXM4-80GB", **unknown}]
+    assert (found["gpu_state"], found["driver"]) == ("ok", None)
+    assert found["compute_apps"] == [{"pid": 7, "gpu_uuid": "GPU-a", "used_mib": None, "launch": None}]
+
+
+@pytest.mark.parametrize("hangs", ["--query-gpu", "--query-compute-apps"])
+def test_an_nvidia_smi_that_hangs_is_given_up(machine: Machine, hangs: str) -> None:
+    # The child keeps the pipe open, as one that hangs in the driver does even when it is killed.
+    row = "0, GPU-a, NVIDIA H100 PCIe, 81559, 3, Disabled, 570.1"
+    install(machine, "nvidia-smi", f"case $1 in {hangs}*) sleep 5;; --query-gpu*) echo '{row}';; esac")
+    machine.environment["PODLET_NVIDIA_SMI_SECONDS"] = "0.3"
+    found = machine.call("inventory")
+    assert "nvidia-smi did not answer within 0.3 s" in found["gpu_message"]
+    assert (found["gpu_state"], len(found["gpus"])) == (("error", 0) if hangs == "--query-gpu" else ("ok", 1))
 
 
 def test_somebody_elses_process_on_a_gpu_has_no_launch(machine: Machine) -> None:
@@ -129,6 +160,17 @@ def test_vllm_is_found_on_path_at_home_or_where_told(machine: Machine) -> None:
     told = machine.call("inventory", vllm=str(at_home))["vllm"]
     assert told == {"program": str(at_home), "version": None}
     assert machine.call("inventory", vllm="/no/such/vllm")["vllm"]["program"] is None
+
+
+def test_the_version_beside_vllm_is_told_without_running_it(machine: Machine) -> None:
+    venv = machine.folder / "venv"
+    (venv / "lib" / "python3.12" / "site-packages" / "vllm-0.11.0.dist-info").mkdir(parents=True)
+    (venv / "bin").mkdir()
+    program = venv / "bin" / "vllm"
+    program.write_text(f"#!{venv}/bin/python3\nprint('never run')\n")
+    program.chmod(0o755)
+    found = machine.call("inventory", vllm=str(program))["vllm"]
+    assert found == {"program": str(program), "version": "0.11.0"}
 
 
 def test_a_root_that_cannot_be_used_is_said(machine: Machine) -> None:

@@ -2,7 +2,7 @@ import pytest
 
 from domain.gpu.inventory import compact, describe_gpus, differences, foreign_processes, gpu_type, memory_gb
 from domain.gpu.observation import ComputeApp, Gpu, Inventory
-from tests.unit.gpu.pod import inventory
+from tests.unit.gpu.pod import gpus, inventory
 
 
 @pytest.mark.parametrize(
@@ -12,28 +12,62 @@ from tests.unit.gpu.pod import inventory
         ("NVIDIA H100 NVL", "H100"),
         ("NVIDIA H100 PCIe", "H100"),
         ("NVIDIA H200", "H200"),
+        ("NVIDIA H200 NVL", "H200"),
         ("NVIDIA H20", "H20"),
+        ("NVIDIA H20-3e", "H20"),
+        ("NVIDIA H800", "H800"),
         ("NVIDIA B200", "B200"),
+        ("NVIDIA B300 SXM6 AC", "B300"),
         ("NVIDIA GB200", "GB200"),
+        ("NVIDIA GB10", "GB10"),
         ("NVIDIA GH200 480GB", "GH200"),
+        ("NVIDIA GH200 144G HBM3e", "GH200"),
         ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA A100-SXM4-40GB", "A100"),
+        ("NVIDIA A100-PCIE-40GB", "A100"),
+        ("NVIDIA A100 80GB PCIe", "A100"),
+        ("NVIDIA A100-SXM4-80GB MIG 3g.40gb", "A100"),
+        ("NVIDIA A800-SXM4-80GB", "A800"),
         ("NVIDIA A10G", "A10G"),
         ("NVIDIA A10", "A10"),
+        ("NVIDIA A2", "A2"),
+        ("NVIDIA A30", "A30"),
+        ("NVIDIA A40", "A40"),
         ("NVIDIA L4", "L4"),
+        ("NVIDIA L20", "L20"),
+        ("NVIDIA L40", "L40"),
         ("NVIDIA L40S", "L40S"),
         ("Tesla T4", "T4"),
+        ("Tesla P40", "P40"),
+        ("Tesla P100-PCIE-16GB", "P100"),
         ("Tesla V100-SXM2-16GB", "V100"),
+        ("Tesla V100S-PCIE-32GB", "Tesla V100S-PCIE-32GB"),
+        ("NVIDIA GeForce GTX 1080 Ti", "GTX 1080 Ti"),
         ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("NVIDIA GeForce RTX 4090 D", "RTX 4090 D"),
         ("NVIDIA GeForce RTX 4070 Ti SUPER", "RTX 4070 Ti SUPER"),
         ("NVIDIA GeForce RTX 3060 Ti", "RTX 3060 Ti"),
+        ("NVIDIA GeForce RTX 5090", "RTX 5090"),
+        ("NVIDIA GeForce RTX 5090 Laptop GPU", "RTX 5090 Laptop"),
         ("NVIDIA RTX A6000", "RTX A6000"),
         ("NVIDIA RTX 6000 Ada Generation", "RTX 6000 Ada"),
+        ("NVIDIA RTX 4000 SFF Ada Generation", "RTX 4000 SFF Ada"),
         ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "RTX PRO 6000"),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", "RTX PRO 6000"),
+        ("Quadro RTX 6000", "RTX 6000"),
+        ("NVIDIA TITAN RTX", "TITAN RTX"),
+        ("NVIDIA Graphics Device", "Graphics Device"),
+        ("AMD Instinct MI300X", "AMD Instinct MI300X"),
         ("NVIDIA Something New", "Something New"),
     ],
 )
 def test_names_of_nvidia_smi_give_the_catalogs_types(name: str, kind: str) -> None:
     assert gpu_type(name) == kind
+
+
+def test_a_type_is_its_own_type() -> None:
+    for name in ("NVIDIA H100 PCIe", "NVIDIA RTX 6000 Ada Generation", "NVIDIA GeForce RTX 5090 Laptop GPU", "Odd One"):
+        assert gpu_type(gpu_type(name)) == gpu_type(name)
 
 
 def test_memory_is_told_as_cards_are_sold() -> None:
@@ -61,11 +95,20 @@ def test_a_podlet_that_says_more_is_understood_and_its_blanks_are_taken() -> Non
         ("no_nvidia_smi", "no nvidia-smi on the machine"),
         ("no_driver", "nvidia-smi finds no driver (NVIDIA-SMI has failed)"),
         ("error", "nvidia-smi failed"),
+        ("ok", "no GPU"),
     ],
 )
 def test_a_machine_without_gpus_says_why(state: str, says: str) -> None:
     message = "NVIDIA-SMI has failed\nmore" if state == "no_driver" else ""
     assert describe_gpus(inventory(0, gpu_state=state, gpu_message=message)) == says
+
+
+def test_a_machine_that_does_not_show_all_of_itself_says_so() -> None:
+    look = inventory(1, gpu_message="nvidia-smi: Unable to determine the device handle: GPU is lost")
+    assert describe_gpus(look) == "1 x H100 (nvidia-smi: Unable to determine the device handle: GPU is lost)"
+    hidden = gpus(2, "NVIDIA A100-SXM4-80GB")
+    look = inventory(2, gpus=(hidden[0].model_copy(update={"mig": True}), hidden[1]))
+    assert describe_gpus(look) == "1 x A100 with MIG, 1 x A100"
 
 
 def test_only_what_a_person_would_call_a_change_is_one() -> None:

@@ -194,3 +194,132 @@ def test_shares_never_exceed_a_gpu_and_ports_never_meet(shares: list[float], cou
             held += [Lease(gpu=gpu, share=plan.share, server=f"s{number}") for gpu in plan.gpus]
     for gpu in look.gpus:
         assert sum(lease.share for lease in held if lease.gpu == gpu.uuid) <= 1 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("version", "code"),
+    [
+        ("0.11.2", "vllm_too_old"),
+        ("0.9", "vllm_too_old"),
+        ("0.23.0rc1", None),
+        ("0.23.0+cu129", None),
+        ("1.0", None),
+        ("0.1.dev1+g1234567", None),
+        ("0.22.1rc2.dev300+gabc", None),
+        (None, None),
+    ],
+)
+def test_a_model_that_needs_a_newer_vllm_is_refused_on_an_older_one(version: str | None, code: str | None) -> None:
+    entry = ModelEntry(configurations=(ModelConfiguration(gpus=1),), min_vllm_version="0.23.0")
+    look = inventory(1, vllm=Vllm(version=version))
+    if code is None:
+        assert plan_start(request(entry=entry), look, []).gpus == ("GPU-0",)
+    else:
+        refused = refusal(request(entry=entry), look)
+        assert refused.code == code
+        assert f"needs vLLM 0.23.0 or newer; this pod has {version}" in refused.message
+        # Whoever gives vLLM's own arguments knows better.
+        assert plan_start(request(entry=entry, arguments=()), look, []).gpus == ("GPU-0",)
+
+
+def test_an_entry_may_prefer_the_fewest_gpus() -> None:
+    configurations = tuple(ModelConfiguration(gpus=count) for count in (4, 1, 2))
+    entry = ModelEntry(configurations=configurations, prefers="fewest_gpus")
+    assert len(plan_start(request(entry=entry), inventory(4), []).gpus) == 1
+    assert len(plan_start(request(entry=entry, gpus=4), inventory(4), []).gpus) == 4
+    # One that waits keeps the GPUs of its smallest way, whichever way it prefers.
+    for prefers in ("fewest_gpus", "most_gpus"):
+        waiting = request(entry=entry.model_copy(update={"prefers": prefers}))
+        assert len(reserve(waiting, inventory(4), [lease(index, 0.9) for index in range(4)])) == 1
+
+
+#: Configurations as a catalog may have them: any mixture of counts, types and sizes.
+CONFIGURATIONS = st.builds(
+    ModelConfiguration,
+    gpus=st.integers(1, 5),
+    types=st.sampled_from([(), ("H100",), ("H200", "H20"), ("L4",)]),
+    minimum_memory_gb=st.sampled_from([None, 20.0, 80.0]),
+    arguments=st.sampled_from([(), ("--gpu-memory-utilization", "0.5"), ("--max-model-len=4096", "--x")]),
+)
+MACHINES = st.lists(
+    st.sampled_from([("NVIDIA H100 PCIe", 81_559), ("NVIDIA H200", 143_771), ("NVIDIA L4", 23_034), ("Odd", None)]),
+    min_size=1,
+    max_size=8,
+)
+
+
+@st.composite
+def starts(draw: st.DrawFn) -> tuple[StartRequest, Inventory, list[Lease]]:
+    """A request, a machine with foreign processes and MIG on some GPUs, and leases that are possible there."""
+    kinds = draw(MACHINES)
+    mig = draw(st.sets(st.integers(0, 7)))
+    all_gpus = tuple(
+        Gpu(index=index, uuid=f"GPU-{index}", name=name, memory_total_mib=memory, mig=index in mig)
+        for index, (name, memory) in enumerate(kinds)
+    )
+    foreign = [index for index in range(len(kinds)) if draw(st.booleans()) and draw(st.booleans())]
+    look = inventory(len(kinds), gpus=all_gpus, foreign=foreign)
+    held = [lease(index, draw(st.sampled_from([0.1, 0.5, 0.9]))) for index in range(len(kinds)) if draw(st.booleans())]
+    if draw(st.booleans()):
+        split = str(draw(st.integers(1, 4)))
+        arguments = ("--tensor-parallel-size", split, "--x", draw(st.text(max_size=5)).replace("\0", ""))
+        return request(arguments=arguments), look, held
+    entry = draw(st.none() | st.builds(ModelEntry, configurations=st.lists(CONFIGURATIONS, min_size=1, max_size=5)))
+    count = draw(st.none() | st.integers(1, 5))
+    memory = draw(st.none() | st.sampled_from([0.2, 0.9, 1.0]))
+    context = draw(st.none() | st.sampled_from([4096, 131_072]))
+    return request(entry=entry, gpus=count, memory=memory, context=context), look, held
+
+
+@given(starts())
+def test_every_plan_keeps_the_rules(drawn: tuple[StartRequest, Inventory, list[Lease]]) -> None:
+    wanted, look, held = drawn
+    try:
+        plan = plan_start(wanted, look, held, ports={8001, 20_000})
+    except Rejected:
+        return
+    used = {gpu.uuid: sum(one.share for one in held if one.gpu == gpu.uuid) for gpu in look.gpus}
+    foreign = {app.gpu_uuid for app in look.compute_apps}
+    by_uuid = {gpu.uuid: gpu for gpu in look.gpus}
+    assert len(set(plan.gpus)) == len(plan.gpus)
+    assert [by_uuid[uuid].index for uuid in plan.gpus] == sorted(by_uuid[uuid].index for uuid in plan.gpus)
+    for uuid in plan.gpus:
+        assert uuid not in foreign
+        assert not by_uuid[uuid].mig
+        assert used[uuid] + plan.share <= 1 + 1e-6
+    assert plan.port == 8002
+    assert plan.internal_ports == (20_020, 20)
+    if wanted.arguments is not None:
+        assert plan.argv[-len(wanted.arguments) :] == wanted.arguments or "--gpu-memory-utilization" in plan.argv
+        assert list(wanted.arguments) == [a for a in plan.argv if a in wanted.arguments][-len(wanted.arguments) :]
+    for option, value in (("--gpu-memory-utilization", wanted.memory), ("--max-model-len", wanted.context)):
+        given_as = [a for a in plan.argv if a == option or a.startswith(f"{option}=")]
+        assert len(given_as) <= 1
+        if value is not None:
+            assert plan.argv[plan.argv.index(option) + 1] == f"{value:g}" if option[2] == "g" else str(value)
+    if wanted.gpus is not None:
+        assert len(plan.gpus) == wanted.gpus
+
+
+@given(starts())
+def test_a_start_that_waits_could_ever_be_served(drawn: tuple[StartRequest, Inventory, list[Lease]]) -> None:
+    wanted, look, held = drawn
+    free = look.model_copy(update={"compute_apps": ()})
+    now, ever = code_of(wanted, look, held), code_of(wanted, free, [])
+    assert ever == (None if now == "no_room" else now)
+
+
+def code_of(wanted: StartRequest, look: Inventory, held: list[Lease]) -> str | None:
+    """Why a start is refused; None: it is not."""
+    try:
+        plan_start(wanted, look, held)
+    except Rejected as refused:
+        return refused.code
+    return None
+
+
+@given(st.lists(st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.8]), min_size=1, max_size=8))
+def test_the_least_used_gpu_is_taken_ties_by_index(shares: list[float]) -> None:
+    held = [lease(index, share) for index, share in enumerate(shares) if share]
+    plan = plan_start(request(memory=0.2), inventory(len(shares)), held)
+    assert plan.gpus == (f"GPU-{shares.index(min(shares))}",)

@@ -4,8 +4,9 @@ import pytest
 from pydantic import ValidationError
 
 from domain.errors import BadInput, Rejected
+from domain.gpu.arguments import option_value, redact, with_option
 from domain.gpu.catalog import builtin_catalog
-from domain.gpu.request import StartRequest, check_request, option_value, redact, start_request, with_option
+from domain.gpu.request import StartRequest, check_request, start_request
 from tests.unit.gpu.pod import request
 
 TOKEN = "hf_" + "aB3" * 12

@@ -1,0 +1,77 @@
+"""`podctl models`: the catalog against a pod, with a server and without."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from podctl.files import write_atomically
+from simulator.api import SimulatedMachine
+from tests.workflow.cli.support import CommandLine
+
+OWN = "models:\n  my/own:\n    configurations:\n      - gpus: 1\n        arguments: [--max-model-len, '4096']\n"
+
+
+async def test_the_catalog_against_the_active_pod(podctl: CommandLine, gpu_pod: str) -> None:
+    write_atomically(podctl.paths.catalog, OWN)
+    found = await podctl.json("models")
+    assert (found["pod"], found["gpus"], found["note"]) == (gpu_pod, "2 x H100", "")
+    rows = {row["model"]: row for row in found["models"]}
+    oss = rows["openai/gpt-oss-120b"]
+    assert (oss["fits"], oss["gpus"], oss["default"], oss["source"]) == (True, [1, 2], 2, "podctl")
+    assert rows["zai-org/GLM-5.2-FP8"]["reason"] == "needs 8 x H200; this pod has 2 x H100"
+    assert (rows["my/own"]["source"], rows["my/own"]["fits"]) == ("own", True)
+    table = (await podctl("models", "--pod", gpu_pod)).output
+    assert "needs 8 x H200; this pod has 2 x H100" in table
+    assert "1, 2*" in table
+
+
+async def test_without_a_pod_the_needs_are_listed(podctl_without_worker: CommandLine) -> None:
+    found = await podctl_without_worker.json("models")
+    assert (found["pod"], found["note"]) == (None, "no pod is active")
+    rows = {row["model"]: row for row in found["models"]}
+    assert rows["zai-org/GLM-4.5"]["needs"] == ["16 x H100", "8 x H200"]
+    assert "16 x H100; 8 x H200" in (await podctl_without_worker("models")).output
+
+
+async def test_without_a_server_the_gpus_are_those_last_seen(podctl_without_worker: CommandLine) -> None:
+    pod = {"ssh": "ssh root@203.0.113.7", "gpus": [{"id": 0, "name": "NVIDIA H200", "memory": "143771 MiB"}]}
+    write_atomically(podctl_without_worker.paths.pods_file, json.dumps({"pods": {"box": pod}, "active": "box"}))
+    offline = CommandLine("127.0.0.1:1", podctl_without_worker.paths)
+    found = await offline.json("models")
+    assert found["gpus"] == "1 x H200"
+    assert found["note"].startswith("GPUs of pod box as last seen: ")
+    assert {row["model"]: row["fits"] for row in found["models"]}["zai-org/GLM-4.5-Air"] is True
+    assert "no pod is called 'other'" in (await offline("models", "--pod", "other", status=1)).errors
+
+
+async def test_a_broken_entry_of_ones_own_is_named_with_its_line(podctl_without_worker: CommandLine) -> None:
+    write_atomically(podctl_without_worker.paths.catalog, OWN.replace("gpus: 1", "gpus: many"))
+    refused = await podctl_without_worker("models", status=2)
+    assert f"{podctl_without_worker.paths.catalog}:4: model 'my/own', configurations.0.gpus" in refused.errors
+
+
+@pytest.mark.parametrize(
+    ("mode", "says"),
+    [
+        ("missing", "no nvidia-smi on the machine"),
+        ("no_driver", "nvidia-smi finds no driver (NVIDIA-SMI has failed because"),
+        ("not_available", ""),
+    ],
+)
+async def test_what_nvidia_smi_leaves_unsaid_is_told_in_words(
+    podctl: CommandLine, machine: SimulatedMachine, unique: Callable[[str], str], mode: str, says: str
+) -> None:
+    await machine.settings(nvidia_smi=mode)
+    name = unique("pod")
+    await podctl("pods", "add", name, machine.ssh_command, "--accept-host-key", machine.fingerprint)
+    for command in (("pods",), ("pods", "show", name)):
+        assert says in (await podctl(*command)).output
+    rows = (await podctl.json("models"))["models"]
+    if mode == "not_available":
+        # What needs a type of GPU fits; what needs memory cannot be told.
+        assert {row["model"]: row["fits"] for row in rows}["openai/gpt-oss-20b"] is True
+        assert {row["model"]: row["fits"] for row in rows}["google/gemma-4-31B-it"] is False
+    else:
+        assert all(says in row["reason"] for row in rows)
+    await podctl("pods", "remove", name, "--lost")
