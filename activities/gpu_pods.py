@@ -62,7 +62,7 @@ class GpuPodActivities:
         address = await pod_address(self._client, look.pod)
         try:
             async with heartbeating():
-                inventory = Inventory.model_validate(await self._podlet.call(address, "inventory", {}))
+                inventory = Inventory.model_validate(await self._podlet.call(address, "inventory", {"vllm": look.vllm}))
                 seen = PodObservation.model_validate(await self._podlet.call(address, "observe", {"ids": None}))
                 return LookOutput(report=await self._report(address, seen, look, inventory))
         except RemoteError as error:
