@@ -117,7 +117,7 @@ class GpuPodActivities:
     @activity.defn(name=names.STOP_LAUNCH)
     async def stop_launch(self, stop: StopInput) -> StopOutput:
         """Stop a launch and verify that nothing of it is left; repeating it is safe."""
-        progress: dict[str, Any] = {}
+        progress: dict[str, Any] = {"launch": stop.launch_id}
         async with remote_errors(), heartbeating(lambda: progress):
             address = await pod_address(self._client, stop.pod)
             try:
