@@ -11,7 +11,7 @@ the output; the exit code is 0 for a result and 1 for an error. End of file on s
 
 One launch on disk, ``{root}/launches/{a}/{b}/{c}/``::
 
-    record.json     what was asked for, without secrets: the launch exists
+    record.json     what was asked for, or found where a server was adopted, without secrets: the launch exists
     process.json    who it is: (boot, pid, start time); written before its exec, so what runs is always known
     exit.json       how its first process ended, as its supervisor saw it
     ended.json      nothing of it lives any more
@@ -794,7 +794,7 @@ class Launch:
         if process is None or self.has("ended.json"):
             return []
         supervisor = table.find(process["supervisor"], process["supervisor_start_time"])
-        found = table.session(process["session"], process["start_time"])
+        found = table.session(process["session"], process.get("session_start_time", process["start_time"]))
         if supervisor:
             found = found + table.children(supervisor.pid)
         if self.has("work"):
@@ -841,6 +841,7 @@ class Launch:
             state = "exited"
             if process["boot"] == self.root.boot and not starting and not self.has("ended.json"):
                 write_json(self.path("ended.json"), {"at": time.time()})  # so that no later process is taken for it
+                remove_file(self.path("api_key"))
         process = process or {}
         is_server = record.get("kind") == "server"
         return {
@@ -1231,6 +1232,200 @@ def _refuse_overlap(root: Root, wanted: LaunchRequest) -> None:
         raise Failure(
             "port_taken", f"launch {wanted.id}: {who} listens on port {port}; take another port, or end that process"
         )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# adopt: a server that somebody else started becomes a launch of ours, as it is
+
+
+class Adoption:
+    """Takes over the server that listens on a port. It goes on running; nothing but our own folder is written to.
+
+    It has no supervisor: how it ends is never known, and who belongs to it is noted now. ``pid`` is the process that
+    whoever started it kept: the server itself, or a wrapper above it, which is not ours to end.
+    """
+
+    def __init__(self, root: Root, request: Request) -> None:
+        self.root = root
+        self.id = check_id(request.text("id"), 3, "launch id")
+        self.owner = request.optional_text("owner")
+        self.pid, self.port = request.integer("pid") or 0, request.integer("port") or 0
+        self.shares = request.gpu_shares("gpus")
+        self.served_name = request.optional_text("served_name")
+        self.log = request.optional_text("log")
+        if self.pid < 1 or not 0 < self.port < 65536:
+            raise Failure("bad_request", f"adopt {self.id}: pid and port must be numbers of a process and a port")
+
+    def once(self) -> Tuple[Launch, bool]:
+        """Adopt, unless it was done before under this id; return the launch and whether it is new."""
+        launch = self.root.launch(self.id)
+        report = GpuReport()  # slow: not under the lock
+        with self.root.decisions():
+            if launch.has("process.json"):
+                return launch, False
+            if launch.has("stop.json"):
+                raise Failure("launch_stopped", f"adopt {self.id}: it was stopped before; adopt under a new id")
+            table = ProcessTable()
+            started, server = self._find(table)
+            for other in self.root.living(table):
+                if any(member.pid == server.pid for member in other.members(table)):
+                    raise self._refused("process_owned", f"process {server.pid} belongs to launch {other.id}")
+            self._write(launch, report, started, server, table)
+        return launch, True
+
+    def _find(self, table: ProcessTable) -> Tuple[Process, Process]:
+        """Return the process that was named, and the server, which is it or descends from it."""
+        started = table.processes.get(self.pid)
+        if started is None or started.gone:
+            raise self._refused("process_gone", f"no process {self.pid} runs on this machine")
+        family = {started.pid: started}
+        waiting = [started]
+        while waiting:
+            one = waiting.pop()
+            for process in table.children(one.pid) + table.session(one.pid, one.start_time):
+                if process.pid not in family and not process.gone:
+                    family[process.pid] = process
+                    waiting.append(process)
+        inodes = listener_inodes([self.port]).get(self.port, set())
+        what = f"process {self.pid} is {_shown(started)}"
+        if not inodes:
+            raise self._refused("port_not_open", f"nothing listens on port {self.port}; {what}")
+        listeners = [one for one in family.values() if socket_owner(inodes, [one])]
+        if not listeners:
+            other = socket_owner(inodes, table.processes.values())
+            who = f"process {other.pid}, {_shown(other)}," if other else "a process of another user"
+            raise self._refused("other_program", f"{who} listens on port {self.port}; {what}")
+        pids = {one.pid for one in listeners}
+        server = next(one for one in listeners if one.parent not in pids)
+        if b"vllm" not in server.arguments().lower():
+            raise self._refused(
+                "other_program", f"process {server.pid} listens on port {self.port} and is no vLLM: {_shown(server)}"
+            )
+        return started, server
+
+    def _write(self, launch: Launch, report: GpuReport, started: Process, server: Process, table: ProcessTable) -> None:
+        arguments = server.arguments().decode(errors="replace").rstrip("\0").split("\0")
+        environment = _environment_of(server.pid)
+        key = _option(arguments, "--api-key") or environment.get("VLLM_API_KEY")
+        secrets = [key or "", *(environment.get(name, "") for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"))]
+        for secret in filter(None, secrets):
+            arguments = [argument.replace(secret, "***") for argument in arguments]
+        leader = self._leader(started, server, table)
+        members = {one.pid: one for one in [server, *table.session(leader.pid, leader.start_time)]}
+        members.update((one.pid, one) for one in map(read_process, descendants(server.pid)) if one)
+        held = {app["gpu_uuid"] for app in report.apps if app["pid"] in members}
+        share = _share(_option(arguments, "--gpu-memory-utilization"))
+        # What nvidia-smi shows is true; what was kept of it by whoever started it may be old.
+        shares = {uuid: share or self.shares.get(uuid, 0.9) for uuid in sorted(held) or self.shares}
+        os.makedirs(launch.folder, mode=0o700, exist_ok=True)
+        log = self._log_file(server)
+        remove_file(launch.log.path)
+        if log:
+            os.symlink(log, launch.log.path)
+        if key:
+            write_file(launch.path("api_key"), key.encode())
+        processes = sorted(one.identity for one in members.values() if not one.gone)
+        write_json(launch.path("noted.json"), {"processes": processes, "shared_memory": []})
+        record = {
+            "id": self.id,
+            "kind": "server",
+            "argv": arguments,
+            "environment": {},
+            "secret_names": [],
+            "secret_marks": mark(filter(None, secrets)),
+            "workspace": None,
+            "gpus": [{"uuid": uuid, "share": share} for uuid, share in shares.items()],
+            "ports": [self.port],
+            "internal_ports": [],
+            "api_key": bool(key),
+            "served_name": self.served_name or _served_name(arguments),
+            "server": None,
+            "owner": self.owner,
+            "boot": self.root.boot,
+            "created_at": time.time(),
+            "memory_before": dict.fromkeys(shares),
+            "adopted": {"pid": started.pid, "start_time": started.start_time},
+        }
+        write_json(launch.path("record.json"), record)
+        hook("adopt.before-process")
+        process = {
+            "pid": server.pid,
+            "start_time": server.start_time,
+            "boot": self.root.boot,
+            "session": leader.pid,
+            "session_start_time": leader.start_time,
+            "supervisor": None,
+            "supervisor_start_time": None,
+            "at": time.time(),
+            "started_at": _started_at(server),
+        }
+        write_json(launch.path("process.json"), process)
+
+    def _leader(self, started: Process, server: Process, table: ProcessTable) -> Process:
+        """Return the leader of a session that is all the server's; the server, which may lead none, if in doubt.
+
+        A person's shell leads a session too, with a terminal; below ``started`` it is one that was made for the server.
+        """
+        leader = table.processes.get(server.session)
+        above = server
+        while leader and above.pid not in (leader.pid, started.pid) and above.parent in table.processes:
+            above = table.processes[above.parent]
+        if leader is None or above.pid != leader.pid or (leader is started and leader.has_terminal):
+            return server
+        return leader
+
+    def _log_file(self, server: Process) -> Optional[str]:
+        """Return the file that it writes to, as far as there is one: its output, or the one that was named."""
+        for candidate in (_link(f"/proc/{server.pid}/fd/1"), os.path.expanduser(self.log or "")):
+            if candidate.startswith("/") and os.path.isfile(candidate) and not candidate.startswith("/dev/"):
+                return candidate
+        return None
+
+    def _refused(self, code: str, what: str) -> Failure:
+        return Failure(code, f"adopt {self.id}: {what}; nothing was touched")
+
+
+def _shown(process: Process) -> str:
+    """Return the program of a process and no more of its command line, which may hold secrets."""
+    words = process.arguments().decode(errors="replace").split("\0")[:2]
+    return " ".join(word for word in words if word and not word.startswith("-"))[:200] or process.command
+
+
+def _environment_of(pid: int) -> Dict[str, str]:
+    lines = (read_bytes(f"/proc/{pid}/environ") or b"").decode(errors="replace").split("\0")
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def _option(arguments: List[str], name: str) -> Optional[str]:
+    """Return the last value that a command line gives for an option."""
+    value = None
+    for position, argument in enumerate(arguments):
+        option, equals, given = argument.partition("=")
+        if option.replace("_", "-") == name:
+            value = given if equals else "".join(arguments[position + 1 : position + 2])
+    return value or None
+
+
+def _share(text: Optional[str]) -> Optional[float]:
+    try:
+        share = float(text or "")
+    except ValueError:
+        return None
+    return share if 0 < share <= 1 else None
+
+
+def _served_name(arguments: List[str]) -> Optional[str]:
+    model = _option(arguments, "--served-model-name") or _option(arguments, "--model")
+    if model is None and "serve" in arguments:
+        model = "".join(arguments[arguments.index("serve") + 1 :][:1])
+    return model or None
+
+
+def _started_at(process: Process) -> float:
+    """Return when a process began (epoch)."""
+    stat = (read_bytes("/proc/stat") or b"").decode()
+    booted_at = next((int(line.split()[1]) for line in stat.splitlines() if line.startswith("btime")), 0)
+    return booted_at + process.start_time / os.sysconf("SC_CLK_TCK")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1633,7 +1828,8 @@ class Stop:
                 next_look = now + 1.0
                 self._collect(members)
             root = [one for one in members if one.identity == (process.get("pid"), process.get("start_time"))]
-            engine = [one for one in members if one not in root and b"resource_tracker" not in one.arguments()]
+            above = _ancestors(root, members)  # what started a server that was adopted ends after it
+            engine = [one for one in members if one not in root + above and b"resource_tracker" not in one.arguments()]
             engine_was_there = engine_was_there or bool(engine)
             if is_server and (not root or (engine_was_there and not engine)):
                 alone_since = alone_since or now
@@ -1796,6 +1992,16 @@ class Stop:
                 f"stop of {self.launch.id}: {why} after {time.monotonic() - self.began:.0f} s; nothing is released. "
                 "Stop it again; if that does not help, look at the machine",
             )
+
+
+def _ancestors(root: List[Process], members: List[Process]) -> List[Process]:
+    """Return the members above a process."""
+    by_pid = {one.pid: one for one in members}
+    found: List[Process] = []
+    while root and root[0].parent in by_pid:
+        root = [by_pid[root[0].parent]]
+        found += root
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2486,6 +2692,16 @@ def do_launch(request: Request, root: Root, caller: Caller) -> Json:
     return {**launch.observe(ProcessTable()), "created": created}
 
 
+def do_adopt(request: Request, root: Root, caller: Caller) -> Json:
+    """Answer ``adopt``."""
+    del caller
+    adoption = Adoption(root, request)
+    request.finish()
+    launch, created = adoption.once()
+    hook("adopt.before-reply")
+    return {**launch.observe(ProcessTable()), "created": created}
+
+
 def do_observe(request: Request, root: Root, caller: Caller) -> Json:
     """Answer ``observe``."""
     del caller
@@ -2563,6 +2779,7 @@ def do_hf_token(request: Request, root: Root, caller: Caller) -> Json:
 VERBS: Dict[str, Callable[[Request, Root, Caller], Json]] = {
     "inventory": do_inventory,
     "launch": do_launch,
+    "adopt": do_adopt,
     "observe": do_observe,
     "watch": do_watch,
     "stop": do_stop,

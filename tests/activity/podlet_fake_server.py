@@ -23,6 +23,8 @@ parser.add_argument("--socket", action="store_true", help="leave a socket in VLL
 parser.add_argument("--memory", type=int, help="MiB that the worker holds on the first GPU")
 parser.add_argument("--served-name", default="tiny")
 parser.add_argument("--answers", type=Path, help="a folder: a file 'health', 'models' or 'completion' has its status")
+for option in ("--api-key", "--gpu-memory-utilization", "--served-model-name"):
+    parser.add_argument(option, help="as vLLM has it")
 parser.add_argument("--say", action="append", default=[], help="log lines")
 options = parser.parse_args()
 
@@ -85,7 +87,7 @@ class Handler(BaseHTTPRequestHandler):
         """Answer with what the test wants of this path: a status, or 0 for no answer at all."""
         file = options.answers / what if options.answers else None
         status = int(file.read_text()) if file and file.exists() else 200
-        key = os.environ.get("VLLM_API_KEY")
+        key = options.api_key or os.environ.get("VLLM_API_KEY")
         if self.path.startswith("/v1") and key and self.headers["Authorization"] != f"Bearer {key}":
             status = 401
         if status == 0:

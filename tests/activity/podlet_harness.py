@@ -185,7 +185,8 @@ class Machine:
         for hook in self.hooks.iterdir():
             hook.unlink()
         for path in self.root.glob("launches/*/*/*/process.json"):
-            for descendant in self.tree(json.loads(path.read_text())["supervisor"]):
+            supervisor = json.loads(path.read_text())["supervisor"]  # None: it was adopted
+            for descendant in self.tree(supervisor) if supervisor else []:
                 os.kill(descendant, signal.SIGKILL)
         for note in self.notes.iterdir():
             if lives(int(note.read_text())):
