@@ -5,7 +5,7 @@ from typing import Any
 from temporalio import activity
 from temporalio.client import Client
 
-from activities.support import heartbeating, pod_address, remote_errors
+from activities.support import heartbeating, pod_address_for, remote_errors
 from domain.task.models import Result, RunResult
 from remote.podlet import Podlet
 from workflows import names
@@ -40,7 +40,7 @@ class CommandActivities:
             "timeout": run.executor.timeout_seconds,
         }
         async with remote_errors(), heartbeating(lambda: progress):
-            address = await pod_address(self._client, run.pod)
+            address = await pod_address_for(self._client, run.pod, run.task_queue)
             async with self._podlet.stream(address, "run", request) as lines:
                 async for line in lines:
                     if line["type"] == "result":

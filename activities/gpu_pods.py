@@ -9,7 +9,7 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.secrets import SERVER_SECRETS, find_secrets
-from activities.support import DEFINITE_REFUSALS, heartbeating, pod_address, pod_memo, remote_errors
+from activities.support import DEFINITE_REFUSALS, heartbeating, pod_address, pod_address_for, pod_memo, remote_errors
 from domain.gpu.beliefs import differs, newer
 from domain.gpu.commands import (
     HolderGone,
@@ -62,7 +62,7 @@ class GpuPodActivities:
         address = await pod_address(self._client, look.pod)
         try:
             async with heartbeating():
-                inventory = Inventory.model_validate(await self._podlet.call(address, "inventory", {"vllm": look.vllm}))
+                inventory = Inventory.model_validate(await self._podlet.call(address, "inventory", {}))
                 seen = PodObservation.model_validate(await self._podlet.call(address, "observe", {"ids": None}))
                 return LookOutput(report=await self._report(address, seen, look, inventory))
         except RemoteError as error:
@@ -117,9 +117,9 @@ class GpuPodActivities:
     @activity.defn(name=names.STOP_LAUNCH)
     async def stop_launch(self, stop: StopInput) -> StopOutput:
         """Stop a launch and verify that nothing of it is left; repeating it is safe."""
-        progress: dict[str, Any] = {"launch": stop.launch_id}
+        progress: dict[str, Any] = {}
         async with remote_errors(), heartbeating(lambda: progress):
-            address = await pod_address(self._client, stop.pod)
+            address = await pod_address_for(self._client, stop.pod, stop.task_queue)
             try:
                 async with self._podlet.stream(address, "stop", {"id": stop.launch_id, "grace": stop.grace}) as lines:
                     async for line in lines:

@@ -8,12 +8,21 @@ from typing import Any
 
 from temporalio import activity
 from temporalio.client import Client
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.service import RPCError, RPCStatusCode
 
 from domain.gpu.models import PodAddress
 from domain.ids import gpu_pod_workflow_id
-from remote.errors import AuthenticationFailed, HostKeyChanged, PodletError, PodletUnusable, RemoteError, Unreachable
+from remote.errors import (
+    AuthenticationFailed,
+    HostKeyChanged,
+    PodletError,
+    PodletUnusable,
+    RemoteError,
+    SshSetupError,
+    Unreachable,
+)
+from workflows import names
 
 #: Seconds between heartbeats; the heartbeat timeouts in ``workflows/timeouts.py`` leave room for two lost ones.
 HEARTBEAT_INTERVAL = 3.0
@@ -66,6 +75,8 @@ async def remote_errors() -> AsyncIterator[None]:
         raise _for_a_person(error, "host_key_changed") from error
     except AuthenticationFailed as error:
         raise _for_a_person(error, "no_access") from error
+    except SshSetupError as error:
+        raise _for_a_person(error, "ssh_setup") from error
     except PodletUnusable as error:
         raise _for_a_person(error, error.code) from error
     except PodletError as error:
@@ -81,7 +92,29 @@ async def pod_address(client: Client, pod: str) -> PodAddress:
 
     Raises as ``pod_memo`` does, and ``ApplicationError`` (``pod_removed``, not retried) for one that was removed.
     """
+    return _address(pod, await pod_memo(client, pod))
+
+
+async def pod_address_for(client: Client, pod: str, task_queue: str | None) -> PodAddress:
+    """Return the pod's newest address to an activity that was given to ``task_queue`` (None: its workflow's own).
+
+    Raises as ``pod_address`` does, and ``ApplicationError`` (``OTHER_TASK_QUEUE``, with the queue's name or an empty
+    one for the workflow's own) if the workers of another queue are those that can reach the pod.
+    """
     memo = await pod_memo(client, pod)
+    wanted = memo.get("task_queue")
+    if wanted != task_queue:
+        raise ApplicationError(
+            f"GPU pod {pod} is reached by the workers of {f'task queue {wanted}' if wanted else 'the common queue'}",
+            wanted or "",
+            type=names.OTHER_TASK_QUEUE,
+            non_retryable=True,
+            category=ApplicationErrorCategory.BENIGN,
+        )
+    return _address(pod, memo)
+
+
+def _address(pod: str, memo: Mapping[str, Any]) -> PodAddress:
     if memo["state"] == "removed":
         raise ApplicationError(
             f"GPU pod {pod} was removed: what ran there cannot be looked at any more",

@@ -4,6 +4,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from cli.output import print_progress
+from cli.passphrases import passphrases
 
 if TYPE_CHECKING:
     from podctl.client import PodctlClient
@@ -21,7 +22,7 @@ async def copy_log(client: "PodctlClient", pod: str, launch_id: str, *, tail: in
     def lost(error: "Unreachable") -> None:
         print_progress(f"{error}; going on when it is back")
 
-    async with open_log(client, pod, launch_id, lost) as log:
+    async with open_log(client, pod, launch_id, lost, passphrases()) as log:
         try:
             async for piece in log.read(tail=tail, follow=follow):
                 sys.stdout.buffer.write(piece)

@@ -8,12 +8,13 @@ import typer
 from cli.complete import complete_pod
 from cli.context import AsOption, open_client, pods_file, speaker
 from cli.output import INTERRUPTED, Format, OutputOption, print_json, print_progress, print_table, run_async
+from cli.passphrases import passphrases
 
 if TYPE_CHECKING:
     from domain.gpu.models import GpuPodState
     from domain.gpu.observation import Beat
     from podctl.listing import PodRow
-    from podctl.pods import Added, HostKeyRefused
+    from podctl.pods import Added, HostKeyRefused, Pinned
 
 #: Seconds that `pods add` waits for the first look at a machine, by a worker.
 FIRST_LOOK = 15.0
@@ -77,7 +78,14 @@ def add(
     async def register_pod(fingerprint: str | None) -> "Added":
         client = await open_client()
         return await add_pod(
-            client, pods_file(), name, ssh, fingerprint=fingerprint, by=speaking, task_queue=task_queue
+            client,
+            pods_file(),
+            name,
+            ssh,
+            fingerprint=fingerprint,
+            by=speaking,
+            task_queue=task_queue,
+            passphrases=passphrases(),
         )
 
     hint = f"interrupted: `podctl pods show {name}` says whether it was added"
@@ -88,6 +96,7 @@ def add(
             raise
         _ask(refused, f"Is this the host key of {name}?")
         added = run_async(register_pod(refused.shown.fingerprint), when_interrupted=hint)
+    _tell_pinned(added)
     state = run_async(_first_look(name), when_interrupted=f"{name} is added; look again with: podctl pods show {name}")
     if output is Format.JSON:
         print_json({"pod": name, "fingerprint": added.fingerprint, "registered": added.registered,
@@ -104,27 +113,45 @@ def set_address(
     ssh: Annotated[str | None, typer.Argument(metavar="SSH", help="How it is reached now; else as before.")] = None,
     *,
     accept_host_key: AcceptOption = None,
+    task_queue: Annotated[
+        str | None,
+        typer.Option(metavar="QUEUE", help="The queue of the workers that can reach it; podctl: the common one."),
+    ] = None,
     by: AsOption = None,
 ) -> None:
-    """Change the address of a machine that moved, or pin the new host key of one that was rebuilt."""
-    from podctl.pods import HostKeyRefused, set_pod
+    """Change the address of a machine that moved, pin the new host key of one that was rebuilt, or who works for it."""
+    from podctl.pods import HostKeyRefused, set_pod, set_task_queue
 
-    if ssh is None and accept_host_key is None:
-        raise typer.BadParameter("give the new SSH line, or --accept-host-key, or both")
+    if ssh is None and accept_host_key is None and task_queue is None:
+        raise typer.BadParameter("give the new SSH line, --accept-host-key or --task-queue")
     speaking = speaker(by)
 
-    async def change(fingerprint: str | None) -> str:
-        return await set_pod(await open_client(), pods_file(), name, ssh, fingerprint=fingerprint, by=speaking)
+    async def change(fingerprint: str | None) -> "Pinned":
+        client = await open_client()
+        return await set_pod(
+            client, pods_file(), name, ssh, fingerprint=fingerprint, by=speaking, passphrases=passphrases()
+        )
+
+    async def change_queue(queue: str) -> None:
+        await set_task_queue(await open_client(), name, queue, by=speaking)
 
     hint = f"interrupted: `podctl pods show {name}` says which address it has"
+    if task_queue is not None:
+        run_async(change_queue(task_queue), when_interrupted=hint)
+        print(
+            f"pod {name} is served by the workers of task queue {task_queue}: podctl worker --task-queue {task_queue}"
+        )
+    if ssh is None and accept_host_key is None:
+        return
     try:
-        fingerprint = run_async(change(accept_host_key), when_interrupted=hint)
+        pinned = run_async(change(accept_host_key), when_interrupted=hint)
     except HostKeyRefused as refused:
         if accept_host_key is not None:
             raise
         _ask(refused, f"Pin this host key for {name} from now on?")
-        fingerprint = run_async(change(refused.shown.fingerprint), when_interrupted=hint)
-    print(f"pod {name}: {ssh or 'the same address'}, host key {fingerprint}")
+        pinned = run_async(change(refused.shown.fingerprint), when_interrupted=hint)
+    _tell_pinned(pinned)
+    print(f"pod {name}: {ssh or 'the same address'}, host key {pinned.fingerprint}")
 
 
 @app.command()
@@ -219,11 +246,21 @@ async def _first_look(name: str) -> "GpuPodState | None":
     return None
 
 
+def _tell_pinned(pinned: "Added | Pinned") -> None:
+    """Say what a person might not expect of the address: a key that was known already, options that were left out."""
+    if pinned.known_at:
+        print_progress(f"the host key is the one that your OpenSSH knows already ({pinned.known_at})")
+    for option in pinned.left_out:
+        print_progress(f"left out of the SSH line: {option}")
+
+
 def _ask(refused: "HostKeyRefused", question: str) -> None:
     """Let a person at a terminal accept the host key that was shown; everybody else gets the error."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise refused
     print_progress(f"host key: {refused.shown.fingerprint}")
+    if refused.contradiction:
+        print_progress(f"WARNING: {refused.contradiction}")
     try:
         accepted = typer.confirm(question, err=True)
     except typer.Abort:

@@ -145,9 +145,14 @@ def doctor(*, output: OutputOption = Format.TABLE) -> None:
         raise typer.Exit(FAILED)
 
 
-def worker() -> None:
+def worker(
+    *,
+    task_queue: Annotated[
+        str | None, typer.Option(metavar="QUEUE", help="The queue of pods that only this worker reaches (podctl).")
+    ] = None,
+) -> None:
     """Run a worker in the foreground, for the server that podctl's commands go to. Ctrl-C ends it gracefully."""
     import worker as worker_process
 
     with interruptible("worker ended; what runs on GPU pods goes on, and the next worker takes it up again"):
-        worker_process.main([])
+        worker_process.main([] if task_queue is None else ["--task-queue", task_queue])

@@ -15,6 +15,7 @@ from podctl.client import PodctlClient
 from remote.errors import Unreachable
 from remote.podlet import Podlet
 from remote.ssh import SshPool
+from remote.ssh_keys import Passphrases
 
 #: Bytes read from a log's end for each line that is wanted of it, at first; doubled until there are enough.
 BYTES_PER_LINE = 200
@@ -95,10 +96,14 @@ class LogReader:
 
 @contextlib.asynccontextmanager
 async def open_log(
-    client: PodctlClient, pod: str, launch_id: str, on_lost: Callable[[Unreachable], None] = _ignore
+    client: PodctlClient,
+    pod: str,
+    launch_id: str,
+    on_lost: Callable[[Unreachable], None] = _ignore,
+    passphrases: Passphrases | None = None,
 ) -> AsyncIterator[LogReader]:
     """Give a reader of a launch's log, over a connection of its own. Raises ``NotFound`` for an unknown pod."""
-    pool = SshPool()
+    pool = SshPool(passphrases=passphrases)
     try:
         yield LogReader(Podlet(pool), await client.pod_address(pod), launch_id, on_lost)
     finally:

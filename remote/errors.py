@@ -5,6 +5,7 @@ RemoteError
 ├── Unreachable            no connection now (refused, timed out, dropped); nothing is known about the machine
 ├── AuthenticationFailed   the machine refused our key; another worker may have the right one
 ├── HostKeyChanged         the machine is not the one that was pinned; a person decides
+├── SshSetupError          this process's own SSH set-up is in the way: ~/.ssh/config, an unknown jump host
 └── PodletError            the machine answered: what was asked for cannot be done (code, message)
     └── PodletUnusable     the machine cannot run the podlet at all (no Python, no space …)
 ```
@@ -31,6 +32,10 @@ class AuthenticationFailed(RemoteError):
 
 class HostKeyChanged(RemoteError):
     """The host key that the machine showed is not the pinned one."""
+
+
+class SshSetupError(RemoteError):
+    """What this process has of SSH (``~/.ssh/config``, ``known_hosts``) cannot be used; another worker's may do."""
 
 
 class PodletError(RemoteError):

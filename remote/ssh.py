@@ -7,27 +7,31 @@ time, so that a machine that comes back is not stormed.
 """
 
 import asyncio
+import contextlib
+import errno
 import random
+import socket
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import asyncssh
 
 from domain.gpu.models import PodAddress
 from domain.gpu.ssh_target import SshTarget
-from remote.errors import AuthenticationFailed, HostKeyChanged, RemoteError, Unreachable
+from remote.errors import AuthenticationFailed, HostKeyChanged, RemoteError, SshSetupError, Unreachable
+from remote.known_hosts import KnownHost, look_up
+from remote.ssh_config import KEEPALIVE_COUNT, KEEPALIVE_INTERVAL, Hop, jump_hops, read_hop
+from remote.ssh_keys import Keys, Passphrases, keys_for
 
-#: A connection that answered none of KEEPALIVE_COUNT requests, KEEPALIVE_INTERVAL seconds apart, is dead.
-KEEPALIVE_INTERVAL = 3.0
-KEEPALIVE_COUNT = 3
-#: Seconds for TCP connect and for SSH key exchange with authentication, each.
-CONNECT_TIMEOUT = 10.0
 #: Seconds before the first new try after a failed one; doubled each time up to the maximum, with jitter.
 BACKOFF_FIRST = 0.5
 BACKOFF_MAXIMUM = 15.0
+#: Jump hosts before jump hosts, as ``~/.ssh/config`` may say; more is a ring.
+_DEPTH_LIMIT = 8
+
+_Connection = asyncssh.SSHClientConnection
 
 
 @dataclass(frozen=True)
@@ -49,68 +53,227 @@ class HostKey:
         return cls.of(asyncssh.import_public_key(public))
 
 
-async def fetch_host_key(pod: str, target: SshTarget) -> HostKey:
-    """Return the host key that the machine shows now, without authenticating. Raises ``Unreachable``."""
-    options = _address_options(target)
-    options.pop("username", None)
+@dataclass(frozen=True)
+class ShownHostKey:
+    """The host key that a machine shows now, and what this user's ``known_hosts`` files say of it."""
+
+    key: HostKey
+    #: Where that very key stands for the host; None: nowhere.
+    known_at: str | None
+    #: Another key that stands there instead, or that this one is revoked: a sentence with file and line.
+    contradiction: str | None
+
+
+async def fetch_host_key(
+    pod: str, target: SshTarget, *, expected: HostKey | None = None, passphrases: Passphrases | None = None
+) -> ShownHostKey:
+    """Return the host key that the machine shows now, without logging in there (on jump hosts it logs in).
+
+    A machine has several: asked for is the kind of the ``expected`` one, else of those that are known, if it has it.
+    Raises ``Unreachable``, ``SshSetupError``, and for a jump host what ``connect`` raises.
+    """
+    way = _Way(pod, passphrases)
+    hop = await asyncio.to_thread(read_hop, target)
+    known = await asyncio.to_thread(look_up, hop.known_hosts_files, hop.host_key_name, hop.port)
+    wished = [asyncssh.import_public_key(expected.public)] if expected else [known.key for known in known.keys]
+    tunnel = await way.before(hop)
     try:
-        async with asyncio.timeout(CONNECT_TIMEOUT):
-            key = await asyncssh.get_server_host_key(target.host, **options)
-    except TimeoutError:
-        raise Unreachable(pod, f"no answer from {target.host} within {CONNECT_TIMEOUT:.0f} s") from None
-    except (OSError, asyncssh.Error) as error:
-        raise Unreachable(pod, _reason(error)) from error
-    if key is None:
-        raise Unreachable(pod, f"{target.host} showed no host key")
-    return HostKey.of(key)
+        return _shown(hop, known, await way.host_key(hop, tunnel, wished))
+    except (OSError, asyncssh.Error, ValueError) as error:
+        raise _failure(pod, hop, error) from error
+    finally:
+        if tunnel is not None:
+            tunnel.abort()
 
 
-async def connect(address: PodAddress) -> asyncssh.SSHClientConnection:
+async def connect(address: PodAddress, passphrases: Passphrases | None = None) -> _Connection:
     """Return a new connection to the pod, its host key checked against the pinned one.
 
-    Raises ``Unreachable``, ``AuthenticationFailed`` or ``HostKeyChanged``.
+    ``passphrases`` None: nobody is asked. Raises ``Unreachable``, ``AuthenticationFailed``, ``HostKeyChanged`` or
+    ``SshSetupError``.
     """
     pinned = asyncssh.import_public_key(address.host_key)
+    way = _Way(address.pod, passphrases)
+    hop = await asyncio.to_thread(read_hop, address.ssh)
+    tunnel = await way.before(hop)
+    with _ended_on_error(tunnel):
+        try:
+            return await way.log_in(hop, tunnel, ([pinned], [], []), address.ssh)
+        except (asyncssh.HostKeyNotVerifiable, asyncssh.KeyExchangeFailed) as error:
+            raise await _host_key_error(address, hop, way, tunnel, error) from error
 
-    def trusted(_host: str, _address: str, _port: int | None) -> tuple[list[asyncssh.SSHKey], list[Any], list[Any]]:
-        return [pinned], [], []
 
-    options = _address_options(address.ssh)
-    identity_files = _identity_files(address.ssh)
-    if identity_files:
-        options["client_keys"] = identity_files
-    try:
-        async with asyncio.timeout(2 * CONNECT_TIMEOUT):
-            return await asyncssh.connect(
-                address.ssh.host,
-                known_hosts=trusted,
-                connect_timeout=CONNECT_TIMEOUT,
-                login_timeout=CONNECT_TIMEOUT,
-                keepalive_interval=KEEPALIVE_INTERVAL,
-                keepalive_count_max=KEEPALIVE_COUNT,
-                **options,
+class _Way:
+    """The way to one machine: over its jump hosts, each logged in to and checked, to the machine itself."""
+
+    def __init__(self, pod: str, passphrases: Passphrases | None) -> None:
+        self._pod = pod
+        self._passphrases = passphrases
+
+    async def before(self, hop: Hop, depth: int = 0) -> _Connection | None:
+        """Return a connection to the last jump host before ``hop``, None if there is none before it."""
+        if hop.jump is None:
+            return None
+        if depth == _DEPTH_LIMIT:
+            raise SshSetupError(f"{self._who} the jump hosts of {hop.name} in ~/.ssh/config go round in a ring")
+        tunnel: _Connection | None = None
+        for target in jump_hops(hop.jump):
+            jump = await asyncio.to_thread(read_hop, target)
+            if tunnel is None:
+                tunnel = await self.before(jump, depth + 1)
+            with _ended_on_error(tunnel):
+                tunnel = await self._log_in_on_the_way(jump, tunnel)
+        return tunnel
+
+    async def log_in(
+        self, hop: Hop, tunnel: _Connection | None, trusted: Sequence[Sequence[asyncssh.SSHKey]], target: SshTarget
+    ) -> _Connection:
+        """Return a connection to ``hop``, which owns the ``tunnel`` that it goes through.
+
+        ``trusted`` are host keys, keys of authorities that may sign one, and revoked ones. Raises ``RemoteError``, and
+        asyncssh's errors about the host key.
+        """
+        patience = _Patience(hop.timeout)
+        asks = None if self._passphrases is None else patience.without(self._passphrases.of)
+        async with keys_for(hop, asks) as keys:
+            if not keys.pairs:
+                raise AuthenticationFailed(
+                    f"{self._who} there is no key to log in to {hop.shown} with: {self._help(keys)}"
+                )
+            try:
+                async with patience.limit():
+                    connection = await asyncssh.connect(
+                        hop.name,
+                        known_hosts=lambda *_: trusted,
+                        client_keys=keys.pairs,
+                        # Its keys are among those already, in their order.
+                        agent_path="",
+                        preferred_auth="publickey",
+                        connect_timeout=None,
+                        login_timeout=0,
+                        keepalive_interval=target.keepalive_interval or KEEPALIVE_INTERVAL,
+                        keepalive_count_max=target.keepalive_count or KEEPALIVE_COUNT,
+                        tunnel=tunnel,
+                        **hop.options,
+                    )
+            except (asyncssh.HostKeyNotVerifiable, asyncssh.KeyExchangeFailed):
+                raise
+            except asyncssh.PermissionDenied as error:
+                raise AuthenticationFailed(
+                    f"{self._who} {hop.shown} refused the login of {hop.user} ({error.reason}); {self._help(keys)}"
+                ) from error
+            except asyncssh.DisconnectError as error:
+                if "authentication failures" in error.reason:
+                    raise AuthenticationFailed(
+                        f"{self._who} {hop.shown} refused to look at more keys ({error.reason}): name the one that "
+                        f"opens it with podctl pods set {self._pod} 'ssh -i KEY -o IdentitiesOnly=yes …'; "
+                        f"{keys.account()}"
+                    ) from error
+                raise _failure(self._pod, hop, error) from error
+            except (OSError, asyncssh.Error, ValueError) as error:
+                raise _failure(self._pod, hop, error) from error
+        if tunnel is not None:
+            connection.set_tunnel(tunnel)
+        return connection
+
+    async def host_key(
+        self, hop: Hop, tunnel: _Connection | None, wished: Sequence[asyncssh.SSHKey]
+    ) -> asyncssh.SSHKey:
+        """Return the host key that ``hop`` shows, of a kind of the ``wished`` ones if it has that."""
+        options = {name: value for name, value in hop.options.items() if name in {"port", "family", "proxy_command"}}
+        kinds = [kind.decode() for key in wished for kind in key.sig_algorithms]
+        if kinds:
+            with contextlib.suppress(asyncssh.KeyExchangeFailed):
+                return await self._host_key(hop, tunnel, server_host_key_algs=kinds, **options)
+        return await self._host_key(hop, tunnel, **options)
+
+    @staticmethod
+    async def _host_key(hop: Hop, tunnel: _Connection | None, **options: Any) -> asyncssh.SSHKey:  # noqa: ANN401
+        async with asyncio.timeout(hop.timeout):
+            key = await asyncssh.get_server_host_key(hop.name, tunnel=tunnel, **options)
+        if key is None:
+            raise asyncssh.KeyExchangeFailed("it showed no host key")
+        return key
+
+    async def _log_in_on_the_way(self, jump: Hop, tunnel: _Connection | None) -> _Connection:
+        known = await asyncio.to_thread(look_up, jump.known_hosts_files, jump.host_key_name, jump.port)
+        trusted = [known.key for known in known.keys], known.authorities, [revoked.key for revoked in known.revoked]
+        target = SshTarget(command=jump.name, host=jump.name)
+        try:
+            return await self.log_in(jump, tunnel, trusted, target)
+        except (asyncssh.HostKeyNotVerifiable, asyncssh.KeyExchangeFailed) as error:
+            raise await self._jump_not_trusted(jump, tunnel, known, error) from error
+        except Unreachable as error:
+            raise Unreachable(self._pod, f"on the way, at jump host {jump.name}: {error.reason}") from error
+
+    async def _jump_not_trusted(
+        self, jump: Hop, tunnel: _Connection | None, known: KnownHost, error: asyncssh.Error
+    ) -> RemoteError:
+        try:
+            shown = _shown(jump, known, await self.host_key(jump, tunnel, [known.key for known in known.keys]))
+        except (OSError, asyncssh.Error):
+            return _failure(self._pod, jump, error)
+        if shown.contradiction:
+            return HostKeyChanged(
+                f"{self._who} jump host {jump.shown} shows the host key {shown.key.fingerprint}, but "
+                f"{shown.contradiction}. If it was rebuilt: ssh-keygen -R "
+                f"{_host_pattern(jump)}, then log in once with ssh. If not, somebody may be listening in"
             )
-    except (asyncssh.HostKeyNotVerifiable, asyncssh.KeyExchangeFailed) as error:
-        raise await _host_key_error(address, error) from error
-    except asyncssh.PermissionDenied as error:
-        keys = ", ".join(identity_files) or "the SSH agent and the default keys"
-        raise AuthenticationFailed(
-            f"pod {address.pod}: {address.ssh.host} refused the login ({error.reason}); tried {keys}. Give the key "
-            f"with podctl pods set {address.pod} 'ssh -i KEY …', or load it into the SSH agent"
-        ) from error
-    except asyncssh.KeyImportError as error:
-        raise AuthenticationFailed(
-            f"pod {address.pod}: a key file cannot be used ({error}). Workers never ask for a passphrase: load an "
-            "encrypted key into the SSH agent"
-        ) from error
-    except FileNotFoundError as error:
-        raise AuthenticationFailed(
-            f"pod {address.pod}: this process has no key file {error.filename}; another worker may have it"
-        ) from error
-    except TimeoutError as error:
-        raise Unreachable(address.pod, f"no answer from {address.ssh.host}") from error
-    except (OSError, asyncssh.Error) as error:
-        raise Unreachable(address.pod, _reason(error)) from error
+        if shown.known_at:
+            return _failure(self._pod, jump, error)
+        return SshSetupError(
+            f"{self._who} nothing here knows the host key {shown.key.fingerprint} of jump host {jump.shown}. Log in "
+            f"there once with ssh from this machine, and accept the key if it is the right one: ssh -p {jump.port} "
+            f"{jump.user}@{jump.host}"
+        )
+
+    def _help(self, keys: Keys) -> str:
+        return (
+            f"{keys.account()}. Name the key with podctl pods set {self._pod} 'ssh -i KEY …', or load it into the SSH "
+            "agent (ssh-add KEY)"
+        )
+
+    @property
+    def _who(self) -> str:
+        return f"pod {self._pod}:"
+
+
+@contextlib.contextmanager
+def _ended_on_error(tunnel: _Connection | None) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        if tunnel is not None:
+            tunnel.abort()
+        raise
+
+
+class _Patience:
+    """Limits how long a block may take, in seconds; the time in which a person types does not count."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._timeout = asyncio.timeout(None)
+
+    def limit(self) -> asyncio.Timeout:
+        """Return the context manager of the one block."""
+        self._timeout = asyncio.timeout(self._seconds)
+        return self._timeout
+
+    def without(self, ask: Callable[[str], Awaitable[str]]) -> Callable[[str], Awaitable[str]]:
+        """Return ``ask`` so that it takes none of the time."""
+
+        async def asked(file: str) -> str:
+            limited = self._timeout.when() is not None
+            if not limited:
+                return await ask(file)
+            self._timeout.reschedule(None)
+            try:
+                return await ask(file)
+            finally:
+                self._timeout.reschedule(asyncio.get_running_loop().time() + self._seconds)
+
+        return asked
 
 
 @dataclass
@@ -128,9 +291,11 @@ class _Slot:
 class SshPool:
     """Shared connections to pods."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, passphrases: Passphrases | None = None) -> None:
+        """``passphrases`` asks a person for those of encrypted keys; without, as in a worker, nobody is asked."""
         self._slots: dict[str, _Slot] = {}
         self._clock = clock
+        self._passphrases = passphrases
 
     async def connection(
         self, address: PodAddress, full: Collection[asyncssh.SSHClientConnection] = ()
@@ -156,7 +321,7 @@ class SshPool:
                     raise Unreachable(address.pod, slot.last_error.reason, retry_after=wait)
                 raise slot.last_error
             try:
-                connection = await connect(address)
+                connection = await connect(address, self._passphrases)
             except RemoteError as error:
                 pause = self._pause_after(slot.failures)
                 slot.failures += 1
@@ -189,40 +354,95 @@ class SshPool:
         return dropped
 
 
-def _identity_files(target: SshTarget) -> list[str]:
-    return [str(Path(name).expanduser()) for name in target.identity_files]
+def _shown(hop: Hop, known: KnownHost, key: asyncssh.SSHKey) -> ShownHostKey:
+    trusted, other, revoked = known.trusts(key), known.contradicts(key), known.revokes(key)
+    contradiction = None
+    if revoked is not None:
+        contradiction = f"{revoked.place} says that this key was revoked"
+    elif other is not None:
+        contradiction = f"{other.place} has another one for {hop.host_key_name}: {other.key.get_fingerprint()}"
+    return ShownHostKey(HostKey.of(key), trusted.place if trusted else None, contradiction)
 
 
-def _address_options(target: SshTarget) -> dict[str, Any]:
-    """Return only what the user named: what is absent comes from ``~/.ssh/config``, as with OpenSSH."""
-    options: dict[str, Any] = {}
-    if target.port is not None:
-        options["port"] = target.port
-    if target.user is not None:
-        options["username"] = target.user
-    if target.jump is not None:
-        options["tunnel"] = target.jump
-    return options
+def _host_pattern(hop: Hop) -> str:
+    name = hop.host_key_name
+    return name if hop.port == asyncssh.DEFAULT_PORT else f"'[{name}]:{hop.port}'"
 
 
-async def _host_key_error(address: PodAddress, error: asyncssh.Error) -> RemoteError:
-    pinned = HostKey.parse(address.host_key)
+async def _host_key_error(
+    address: PodAddress, hop: Hop, way: _Way, tunnel: _Connection | None, error: asyncssh.Error
+) -> RemoteError:
+    pinned = asyncssh.import_public_key(address.host_key)
     try:
-        shown = (await fetch_host_key(address.pod, address.ssh)).fingerprint
-    except Unreachable:
-        return Unreachable(address.pod, _reason(error))
-    if shown == pinned.fingerprint:
-        return Unreachable(address.pod, _reason(error))
+        key = await way.host_key(hop, tunnel, [pinned])
+    except (OSError, asyncssh.Error):
+        return _failure(address.pod, hop, error)
+    shown, wanted = key.get_fingerprint(), pinned.get_fingerprint()
+    if shown == wanted:
+        return _failure(address.pod, hop, error)
     return HostKeyChanged(
-        f"pod {address.pod}: the host key of {address.ssh.host} has changed. Pinned: {pinned.fingerprint}; shown now: "
+        f"pod {address.pod}: the host key of {hop.shown} has changed. Pinned: {wanted}; shown now: "
         f"{shown}. If the machine was rebuilt, pin the new one with: podctl pods set {address.pod} "
         f"--accept-host-key {shown}. If not, somebody may be listening in"
     )
 
 
-def _reason(error: BaseException) -> str:
-    if isinstance(error, asyncssh.DisconnectError):
-        return error.reason or type(error).__name__
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__
+def _failure(pod: str, hop: Hop, error: BaseException) -> RemoteError:
+    """Return what went wrong on the way to ``hop``: what, where, what to do next."""
+    if isinstance(error, ValueError):
+        return SshSetupError(f"pod {pod}: SSH to {hop.shown} cannot be set up here: {error}. Look at ~/.ssh/config")
+    if hop.proxy_command and isinstance(error, FileNotFoundError):
+        return SshSetupError(
+            f"pod {pod}: the ProxyCommand of {hop.shown} in ~/.ssh/config names a program that is not here: "
+            f"{error.filename or error}"
+        )
+    if isinstance(error, asyncssh.KeyExchangeFailed):
+        offered = error.reason.partition(" and received ")[2]
+        return SshSetupError(
+            f"pod {pod}: {hop.shown} and podctl have no algorithm in common"
+            f"{f'; it offers {offered}' if offered else f': {error.reason}'}. Old servers need more in "
+            "~/.ssh/config: KexAlgorithms, HostKeyAlgorithms, Ciphers or MACs"
+        )
+    return Unreachable(pod, _reason(hop, error))
+
+
+def _reason(hop: Hop, error: BaseException) -> str:
+    where = hop.shown
+    match error:
+        case OSError():
+            return _os_reason(hop, error)
+        case asyncssh.ChannelOpenError():
+            return (
+                f"jump host {hop.jump} makes no connection to {where}: {error.reason}. Look from there, or at its "
+                "AllowTcpForwarding"
+            )
+        case asyncssh.ConnectionLost():
+            return _hung_up(hop)
+        case asyncssh.DisconnectError():
+            return f"{where} says: {error.reason or type(error).__name__}"
+        case _:
+            return f"{where}: {error or type(error).__name__}"
+
+
+def _hung_up(hop: Hop) -> str:
+    return (
+        f"{hop.shown} ended the connection before the login: too many at once there, no SSH server on that "
+        "port, or no algorithm in common (its log says)"
+    )
+
+
+def _os_reason(hop: Hop, error: OSError) -> str:
+    where = hop.shown
+    moved = "Rented machines move: podctl pods set gives the new address"
+    if isinstance(error, TimeoutError):
+        return f"no answer from {where} within {hop.timeout:.0f} s. Is it running, and its port open? {moved}"
+    if isinstance(error, socket.gaierror):
+        return f"the name {hop.host} is not known here ({error.strerror}). Is it spelt right, or in ~/.ssh/config?"
+    # Where a name has several addresses, asyncio tells of each in words only.
+    if error.errno == errno.ECONNREFUSED or f"Errno {errno.ECONNREFUSED}" in str(error):
+        return f"{where} refuses connections. Does sshd run there, on that port? {moved}"
+    if isinstance(error, ConnectionResetError | BrokenPipeError):
+        return _hung_up(hop)
+    if error.errno in {errno.EHOSTUNREACH, errno.ENETUNREACH}:
+        return f"there is no way to {where} from here ({error.strerror}). {moved}"
+    return f"{where}: {error.strerror or error}"

@@ -13,6 +13,9 @@ OUTCOME: Final = "outcome"
 #: The signal that a GPU pod sends to the task pods which hold one of its model servers.
 MODEL_SERVER_SIGNAL: Final = "model-server"
 
+#: An activity's refusal: its pod is reached by the workers of another queue, which is the error's one detail.
+OTHER_TASK_QUEUE: Final = "other_task_queue"
+
 INSPECT_POD: Final = "inspect_pod"
 WATCH_POD: Final = "watch_pod"
 LAUNCH_SERVER: Final = "launch_server"
@@ -20,4 +23,3 @@ STOP_LAUNCH: Final = "stop_launch"
 ATTACH_SERVER: Final = "attach_server"
 DETACH_SERVER: Final = "detach_server"
 RUN_COMMAND: Final = "run_command"
-SETUP_STEP: Final = "setup_step"

@@ -8,7 +8,7 @@ from temporalio.common import SearchAttributeUpdate
 from temporalio.exceptions import ActivityError, ApplicationError
 
 from workflows import names, timeouts
-from workflows.activity_calls import definite_refusal, execute_activity
+from workflows.activity_calls import definite_refusal, execute_activity, on_the_pods_queue
 from workflows.entity import Rules, View
 from workflows.entity_workflow import EntityWorkflow
 from workflows.search_attributes import GPU_POD, MODEL, NEEDS_APPROVAL, PHASE
@@ -120,18 +120,28 @@ async def _attach(action: schedule.AttachServer) -> BaseModel:
 
 
 async def _run(action: schedule.RunCommand) -> BaseModel:
-    run = RunInput(
-        pod=action.pod,
-        run_id=action.run_id,
-        task_id=action.task_id,
-        workstream_id=action.ws_id,
-        executor=action.executor,
-        server_launch=action.server_launch,
-    )
-    try:
-        output = await execute_activity(
-            names.RUN_COMMAND, run, RunOutput, attempt=timeouts.OBSERVER, summary=f"{action.ws_id} on {action.pod}"
+    async def run(queue: str | None) -> RunOutput:
+        given = RunInput(
+            pod=action.pod,
+            run_id=action.run_id,
+            task_id=action.task_id,
+            workstream_id=action.ws_id,
+            executor=action.executor,
+            server_launch=action.server_launch,
+            task_queue=queue,
         )
+        return await execute_activity(
+            names.RUN_COMMAND,
+            given,
+            RunOutput,
+            attempt=timeouts.OBSERVER,
+            task_queue=queue,
+            taken_up_within=timeouts.TAKEN_UP if queue else None,
+            summary=f"{action.ws_id} on {action.pod}",
+        )
+
+    try:
+        output = await on_the_pods_queue(run)
     except ActivityError as error:
         refusal = definite_refusal(error)
         if refusal.type == "pod_removed":
@@ -169,9 +179,18 @@ def _failure(action: schedule.RunCommand, output: RunOutput) -> str | None:
 
 
 async def _stop_run(action: schedule.StopRun) -> BaseModel:
-    stop = StopInput(pod=action.pod, launch_id=action.run_id, grace=RUN_GRACE)
+    async def stop(queue: str | None) -> StopOutput:
+        return await execute_activity(
+            names.STOP_LAUNCH,
+            StopInput(pod=action.pod, launch_id=action.run_id, grace=RUN_GRACE, task_queue=queue),
+            StopOutput,
+            task_queue=queue,
+            taken_up_within=timeouts.TAKEN_UP if queue else None,
+            summary=f"stop run {action.run_id}",
+        )
+
     try:
-        output = await execute_activity(names.STOP_LAUNCH, stop, StopOutput, summary=f"stop run {action.run_id}")
+        output = await on_the_pods_queue(stop)
     except ActivityError as error:
         # The pod itself is gone from podctl: a person said so, and nothing on it can be looked at any more.
         definite_refusal(error)

@@ -15,6 +15,8 @@ HEARTBEAT: Final = timedelta(seconds=12)
 OBSERVER: Final = timedelta(days=3650)
 #: One attempt at something that ends by itself; far above what it takes on a slow link, upload included.
 ATTEMPT: Final = timedelta(minutes=10)
+#: How long a task's activity waits for a worker of a pod's own queue before it is asked again which queue that is.
+TAKEN_UP: Final = timedelta(minutes=10)
 
 #: Pauses grow to 15 s: a machine that is away is asked four times a minute, and is back within 15 s when it returns.
 UNTIL_DONE: Final = RetryPolicy(

@@ -9,7 +9,7 @@ import pytest
 
 from domain.gpu.models import PodAddress
 from domain.gpu.ssh_target import parse_ssh
-from remote import ssh
+from remote import ssh, ssh_config
 from remote.errors import AuthenticationFailed, HostKeyChanged, PodletError, PodletUnusable, RemoteError, Unreachable
 from remote.podlet import Podlet
 from remote.ssh import SshPool, fetch_host_key
@@ -161,7 +161,7 @@ async def test_a_changed_host_key_is_refused_with_both_fingerprints(machine: Sim
     assert old in str(error)
     assert new in str(error)
     assert f"podctl pods set one --accept-host-key {new}" in str(error)
-    assert (await fetch_host_key("one", address.ssh)).fingerprint == new
+    assert (await fetch_host_key("one", address.ssh)).key.fingerprint == new
     await pool.connection(address_of(machine))
 
 
@@ -174,6 +174,8 @@ async def test_keys_that_do_not_open_the_machine_say_which_were_tried(
     key.write_private_key(str(locked), "pkcs8-pem", passphrase="secret")
     broken = tmp_path / "broken"
     broken.write_text("no key at all")
+    for file in (wrong, locked, broken):
+        file.chmod(0o600)
     for path, says in (
         (wrong, "refused the login"),
         (locked, "SSH agent"),
@@ -193,7 +195,7 @@ async def test_keys_that_do_not_open_the_machine_say_which_were_tried(
 async def test_a_machine_that_hangs_is_unreachable(
     machine: SimulatedMachine, pool: SshPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ssh, "CONNECT_TIMEOUT", 0.3)
+    monkeypatch.setattr(ssh_config, "CONNECT_TIMEOUT", 0.3)
     await machine.unreachable(outage="hang")
     await refused(pool, address_of(machine), Unreachable)
     with pytest.raises(Unreachable):

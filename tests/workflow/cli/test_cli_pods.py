@@ -144,7 +144,7 @@ async def test_a_broken_file_is_named_with_its_line_and_left_alone(
 
 
 async def test_what_is_no_ssh_line_or_name_is_a_usage_error(podctl_without_worker: CommandLine) -> None:
-    assert "-L" in (await podctl_without_worker("pods", "add", "x", "ssh -L 1:b:2 root@h", status=2)).errors
+    assert "-F" in (await podctl_without_worker("pods", "add", "x", "ssh -F file root@h", status=2)).errors
     assert "not a valid name" in (await podctl_without_worker("pods", "add", "a/b", "root@h", status=2)).errors
     assert (await podctl_without_worker("pods", "set", "x", status=2)).errors
     [port] = free_ports(1)
