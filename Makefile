@@ -39,7 +39,7 @@ check:
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy --strict $(SOURCES)
 	@# These two run on Pythons that we don't choose.
-	$(PYTHON) -m py_compile podlet/podlet.py tools/bootstrap.py
+	$(PYTHON) -m py_compile podlet/podlet.py podlet/setup_steps.py tools/bootstrap.py
 
 bench:
 	@$(PYTHON) tools/bootstrap.py development

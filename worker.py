@@ -15,6 +15,7 @@ from temporalio.worker import Worker
 from activities.commands import CommandActivities
 from activities.gpu_pods import GpuPodActivities
 from activities.servers import ServerActivities
+from activities.setups import SetupActivities
 from podctl.catalog import known_models
 from podctl.connection import connect
 from podctl.paths import PodctlPaths
@@ -36,6 +37,7 @@ def build_worker(client: Client, pool: SshPool, task_queue: str = DEFAULT_TASK_Q
     gpu_pods = GpuPodActivities(client, podlet)
     servers = ServerActivities(client, lambda: known_models(PodctlPaths.from_environment()))
     commands = CommandActivities(client, podlet)
+    setups = SetupActivities(client, podlet)
     return Worker(
         client,
         task_queue=task_queue,
@@ -48,6 +50,7 @@ def build_worker(client: Client, pool: SshPool, task_queue: str = DEFAULT_TASK_Q
             servers.attach_server,
             servers.detach_server,
             commands.run_command,
+            setups.setup_step,
         ],
         max_concurrent_activities=MAXIMUM_ACTIVITIES,
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,

@@ -62,7 +62,7 @@ class GpuPodActivities:
         address = await pod_address(self._client, look.pod)
         try:
             async with heartbeating():
-                inventory = Inventory.model_validate(await self._podlet.call(address, "inventory", {}))
+                inventory = Inventory.model_validate(await self._podlet.call(address, "inventory", {"vllm": look.vllm}))
                 seen = PodObservation.model_validate(await self._podlet.call(address, "observe", {"ids": None}))
                 return LookOutput(report=await self._report(address, seen, look, inventory))
         except RemoteError as error:
@@ -117,7 +117,7 @@ class GpuPodActivities:
     @activity.defn(name=names.STOP_LAUNCH)
     async def stop_launch(self, stop: StopInput) -> StopOutput:
         """Stop a launch and verify that nothing of it is left; repeating it is safe."""
-        progress: dict[str, Any] = {}
+        progress: dict[str, Any] = {"launch": stop.launch_id}
         async with remote_errors(), heartbeating(lambda: progress):
             address = await pod_address_for(self._client, stop.pod, stop.task_queue)
             try:

@@ -28,6 +28,11 @@ def complete_server(incomplete: str) -> list[str]:
     )
 
 
+def complete_model(incomplete: str) -> list[str]:
+    """Return the models of the catalog that begin so."""
+    return _matching(incomplete, _models)
+
+
 def _matching(incomplete: str, names: Callable[[], Iterable[str]]) -> list[str]:
     try:
         return [name for name in names() if name.startswith(incomplete)]
@@ -43,6 +48,13 @@ def _known_pods() -> dict[str, Any]:
 
     pods: dict[str, Any] = json.loads(PodctlPaths.from_environment().pods_file.read_text(encoding="utf-8"))["pods"]
     return pods
+
+
+def _models() -> Iterable[str]:
+    from cli.context import user_paths
+    from podctl.catalog import known_models
+
+    return known_models(user_paths()).models
 
 
 def _tasks() -> list[str]:

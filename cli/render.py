@@ -348,6 +348,12 @@ def server_cells(row: ServerRow) -> tuple[object, ...]:
     )
 
 
+def state_line(row: ServerRow) -> str:
+    """Return what a model server is at in one line, for whoever waits for it."""
+    detail = queue_place(row) + plain(row.detail)
+    return f"{row.name} is {words(row.state)}{f': {detail}' if detail else ''}"
+
+
 def queue_place(row: ServerRow) -> str:
     """Return ``number 2 in the queue, `` for a server that waits there; empty for any other."""
     return f"number {row.queue_position} in the queue, " if row.queue_position else ""

@@ -37,7 +37,7 @@ from domain.gpu.commands import Command as GpuCommand
 from domain.gpu.commands import Envelope as GpuEnvelope
 from domain.gpu.commands import PodInput
 from domain.gpu.models import GpuPodState, PodAddress
-from domain.gpu.observation import Beat
+from domain.gpu.observation import Beat, StopStep
 from domain.ids import GPU_POD_WORKFLOW_PREFIX, TASK_WORKFLOW_PREFIX, gpu_pod_workflow_id, task_workflow_id
 from domain.task.commands import Envelope as TaskEnvelope
 from domain.task.commands import TaskCommand
@@ -204,6 +204,11 @@ class PodctlClient:
             for beat in details.get("launches", ())
         ]
         return {beat.id: beat for beat in beats}
+
+    async def pod_stops(self, name: str) -> dict[str, StopStep]:
+        """Return how far the stops are that are under way on a pod, by launch id. As ``pod_beats``."""
+        steps = [StopStep.model_validate(details) for details in await self._heartbeats(name, names.STOP_LAUNCH)]
+        return {step.launch: step for step in steps}
 
     async def pod_address(self, name: str) -> PodAddress:
         """Return a pod's address as its workflow owns it. Raises ``NotFound``. Needs no worker."""

@@ -95,6 +95,20 @@ class ServerRow:
     stage: str | None
     failure: Failure | None
     detail: str
+    #: When it is launched again: ``never``, ``on-failure`` or ``always``.
+    restart: str = "never"
+    #: How often it was, within the hour before the last time.
+    restarts: int = 0
+    #: When it will be; None where it will not.
+    retry_at: datetime | None = None
+    #: Seconds without a request after which it is stopped; None: it stays.
+    idle_ttl: float | None = None
+    #: Seconds that requests get at a stop.
+    grace: float = 0.0
+    #: It listens on every interface of the pod, not only on its loopback.
+    expose: bool = False
+    #: Why it is unhealthy; empty while it is not.
+    unhealthy_reason: str = ""
     #: Requests that it works on, and those that wait inside it. These and the next four as it said a few seconds ago;
     #: None where it says nothing: it is not ready, or no worker watches the machine.
     requests_running: int | None = None
@@ -207,6 +221,13 @@ def server_row(state: GpuPodState, server: ModelServer, beat: Beat | None = None
         stage=server.stage,
         failure=server.failure,
         detail=(beat and _loading(server, beat)) or detail(state, server),
+        restart=server.request.restart,
+        restarts=len(server.restarts),
+        retry_at=server.retry_at,
+        idle_ttl=server.request.idle_ttl,
+        grace=server.request.grace,
+        expose=server.request.expose,
+        unhealthy_reason=server.unhealthy_reason,
         requests_running=_whole(metrics.running),
         requests_waiting=_whole(metrics.waiting),
         tokens_per_second=metrics.tokens_per_second,

@@ -1,7 +1,7 @@
 """States as they change: each new one as soon as the server tells that something happened. No timer asks for them."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeVar
 
 from domain.entity import EntityState
@@ -24,7 +24,7 @@ def follow_pod(client: PodctlClient, name: str) -> AsyncGenerator[GpuPodState]:
     return _follow(client, gpu_pod_workflow_id(name), lambda: client.pod(name))
 
 
-async def and_every(seconds: float, states: AsyncGenerator[T]) -> AsyncIterator[T]:
+async def and_every(seconds: float, states: AsyncGenerator[T]) -> AsyncGenerator[T]:
     """Give each state as it comes, and the newest one again every ``seconds`` in between, for what moves on beside it.
 
     Ends with ``states``, which is closed.

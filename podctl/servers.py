@@ -6,64 +6,131 @@ ServerFailed        the model server ended, or did not stop as it should; says w
 """
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
 
 from domain.errors import Rejected
 from domain.gpu.models import GpuPodState, ModelServer
+from domain.gpu.progress import Progress, later_progress
 from domain.gpu.schedule import detail
 from podctl.client import ClientError, PodctlClient
 from podctl.listing import ServerRow, server_row
-from podctl.live import follow_pod
+from podctl.live import and_every, follow_pod
+
+#: Seconds between looks at what the watch says of a launch.
+BEATS_INTERVAL = 1.0
 
 
 class ServerFailed(ClientError):
     """A model server is not in the state that was asked for, and will not get there by itself."""
 
 
-async def until_ready(client: PodctlClient, pod: str, name: str) -> AsyncIterator[ServerRow]:
-    """Give a model server's row now and after each change, until it is ready.
+@dataclass(frozen=True)
+class Starting:
+    """How far a start is; while it loads also what its log tells."""
+
+    row: ServerRow
+    progress: Progress | None = None
+    last_line: str = ""
+
+
+async def until_ready(client: PodctlClient, pod: str, name: str) -> AsyncIterator[Starting]:
+    """Give how far a start is, now and at each news, until the server is ready.
+
+    What its log tells comes from the heartbeats of the pod's watch, which are read from the server: no way to the
+    machine is needed for that, and it costs no history. They are a few seconds old; who wants each line reads the log.
 
     Raises ``ServerFailed`` with the reason and the end of its log, ``Rejected`` for an unknown server.
     """
-    async for row, server, _ in _states(client, pod, name):
-        yield row
-        if server.state == "ready":
-            return
-        if server.failure is not None:
-            tail = f"\nThe end of its log:\n{server.failure.log_tail}" if server.failure.log_tail else ""
-            raise ServerFailed(
-                f"model server {name} on pod {pod} failed ({server.failure.type}): {server.failure.message}. "
-                f"{server.failure.advice}{tail}"
+    told: Starting | None = None
+    progress: Progress | None = None
+    async with aclosing(and_every(BEATS_INTERVAL, follow_pod(client, pod))) as states:
+        async for state in states:
+            server = state.server(name)
+            loading = server.state == "loading"
+            beat = (await client.pod_beats(pod)).get(server.launch_id or "") if loading else None
+            line = (beat.last_line or "") if beat else ""
+            progress = (
+                later_progress(progress, (beat.stage if beat else None) or server.stage, line) if loading else None
             )
-        if server.finished or server.stop is not None:
-            raise ServerFailed(
-                f"model server {name} on pod {pod} is {row.state.replace('_', ' ')}: somebody stopped it"
-            )
+            news = Starting(server_row(state, server), progress, line)
+            if news != told:
+                told = news
+                yield news
+            if server.state == "ready":
+                return
+            _check_start(state, server)
+    raise ServerFailed(f"pod {pod} was removed")
 
 
-async def until_stopped(client: PodctlClient, pod: str, name: str) -> AsyncIterator[tuple[ServerRow, GpuPodState]]:
-    """Give a model server's row, and its pod, now and after each change, until its stop is verified.
+def _check_start(state: GpuPodState, server: ModelServer) -> None:
+    """Raise ``ServerFailed`` for a server that will not become ready any more."""
+    if server.retry_at is not None:
+        return
+    where = f"model server {server.name} on pod {state.name}"
+    if server.failure is not None:
+        tail = f"\nThe end of its log:\n{server.failure.log_tail}" if server.failure.log_tail else ""
+        raise ServerFailed(
+            f"{where} failed ({server.failure.type}): {server.failure.message}. {server.failure.advice}{tail}"
+        )
+    if server.finished or server.stop is not None:
+        raise ServerFailed(f"{where} is {server.state.replace('_', ' ')}: somebody stopped it")
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """How far a stop is. ``step`` says what is done on the machine; empty where it does not tell."""
+
+    row: ServerRow
+    pod: GpuPodState
+    step: str = ""
+
+
+async def until_stopped(client: PodctlClient, pod: str, name: str) -> AsyncIterator[Stopping]:
+    """Give how far a stop is, now and at each news, until it is verified.
 
     Raises ``ServerFailed`` if its GPU memory did not come back.
     """
-    async for row, server, state in _states(client, pod, name):
-        yield row, state
-        if server.finished:
-            return
-        if server.state == "memory_unexplained":
-            raise ServerFailed(f"model server {name} on pod {pod}: {row.detail}")
-
-
-async def _states(
-    client: PodctlClient, pod: str, name: str
-) -> AsyncIterator[tuple[ServerRow, ModelServer, GpuPodState]]:
-    before: ServerRow | None = None
-    async for state in follow_pod(client, pod):
-        server = state.server(name)
-        row = server_row(state, server)
-        if row != before:
-            before = row
-            yield row, server, state
+    told: tuple[ServerRow, str] | None = None
+    async with aclosing(and_every(BEATS_INTERVAL, follow_pod(client, pod))) as states:
+        async for state in states:
+            server = state.server(name)
+            row = server_row(state, server)
+            stopping = server.stop is not None and server.holds_lease
+            step = (await client.pod_stops(pod)).get(server.launch_id or "") if stopping else None
+            news = (row, _STEPS[step.step].format(members=step.members) if step and step.step in _STEPS else "")
+            if news != told:
+                told = news
+                yield Stopping(row, state, news[1])
+            if server.finished:
+                return
+            if server.state == "memory_unexplained":
+                raise ServerFailed(_unexplained(state, server))
     raise ServerFailed(f"pod {pod} was removed")
+
+
+#: What the podlet calls the steps of a stop.
+_STEPS = {
+    "term": "it was asked to end, {members} of its processes live",
+    "kill": "it is killed, {members} of its processes live",
+    "verify": "looking whether anything of it is left",
+}
+
+
+def _unexplained(state: GpuPodState, server: ModelServer) -> str:
+    """Return what is known of memory that did not come back, and what a person can do."""
+    readings = server.stop_result.memory if server.stop_result else {}
+    gpus = {gpu.uuid: f"GPU {gpu.index}" for gpu in (state.inventory.gpus if state.inventory else ())}
+    memory = [
+        f"{gpus.get(uuid, uuid)} {reading.before} MiB before its launch, {reading.now} MiB now"
+        for uuid, reading in readings.items()
+    ]
+    return (
+        f"model server {server.name} on pod {state.name} has stopped and none of its processes is left, but its GPU "
+        f"memory did not come back ({'; '.join(memory) or 'nvidia-smi gives no figures'}): its GPUs stay leased. Look "
+        f"who has it: podctl ssh {state.name} nvidia-smi. `podctl stop {server.name}` verifies it again; if the memory "
+        f"is somebody else's: podctl stop {server.name} --accept-memory"
+    )
 
 
 def launch_of(state: GpuPodState, name: str) -> str:

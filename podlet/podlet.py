@@ -2065,8 +2065,10 @@ class Run:
                 return None
             if time.monotonic() >= next_beat:
                 next_beat = time.monotonic() + 2.0
-                members = self.launch.members(ProcessTable())
-                self.caller.send("beat", log_size=self.launch.log.size(), members=len(members))
+                self.caller.send("beat", **self._beat())
+
+    def _beat(self) -> Json:
+        return {"log_size": self.launch.log.size(), "members": len(self.launch.members(ProcessTable()))}
 
     def _is_over_time(self, process: Optional[Json]) -> bool:
         started_at = process.get("started_at") if process else None
@@ -2603,6 +2605,72 @@ def _vllm_version(program: str, may_ask: bool) -> Optional[str]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# setup: its steps are launches whose program comes with the request, see setup_steps.py; Hugging Face's token
+
+
+class SetupStep(Run):
+    """A step of a setup, waited for like any run; what it prints is ours and may be told."""
+
+    def outcome(self) -> Json:
+        """Wait for its end and return how it went: what the step says of itself, and the end of its log."""
+        result = self.wait()
+        return {**result, "tail": without_credentials(result["tail"]), "outcome": self.launch.read("result.json")}
+
+    def _beat(self) -> Json:
+        return {
+            **super()._beat(),
+            "last_line": without_credentials(self.launch.log.last_line(self.launch.secret_marks())),
+        }
+
+
+def setup_step_request(request: Request, root: Root) -> LaunchRequest:
+    """Return the launch that does one step: the program that was sent along, kept under its content's hash."""
+    import hashlib
+    import json
+
+    launch = root.launch(request.text("id"))
+    step, program = request.text("step"), request.text("program").encode()
+    order = {
+        "root": root.path,
+        "result": launch.path("result.json"),
+        "mount": request.texts("mount") or [],
+        "models_path": request.optional_text("models_path") or "",
+        "spec": request.optional_text("spec") or "",
+        "version": request.optional_text("version") or "",
+    }
+    path = f"{root.path}/setup/steps_{hashlib.sha256(program).hexdigest()[:16]}.py"
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    if not os.path.exists(path):
+        write_file(path, program)
+    argv = [sys.executable, "-I", "-S", path, step, json.dumps(order)]
+    return LaunchRequest(Request({"verb": "setup_step", "id": launch.id, "argv": argv}), kind="run")
+
+
+def without_credentials(text: str) -> str:
+    """Return a text without the passwords that URLs of package indexes may hold."""
+    import re
+
+    return re.sub(r"://[^/\s@]+@", "://***@", text)
+
+
+def keep_hf_token(token: str) -> Json:
+    """Write a token where Hugging Face's own programs look for it; another one that is there stays."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    path = os.environ.get("HF_TOKEN_PATH") or f"{os.environ.get('HF_HOME') or cache + '/huggingface'}/token"
+    path = os.path.expanduser(path)
+    before = (read_bytes(path) or b"").strip()
+    if before and before != token.encode():
+        raise Failure(
+            "hf_token_exists",
+            f"{path} holds another token, which stays; remove that file on the machine to have this one there",
+        )
+    if not before:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        write_file(path, token.encode())
+    return {"path": path, "written": not before}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Verbs
 
 
@@ -2691,6 +2759,23 @@ def do_log_tail(request: Request, root: Root, caller: Caller) -> Json:
     return {"text": launch.log.tail(launch.secret_marks())}
 
 
+def do_setup_step(request: Request, root: Root, caller: Caller) -> Json:
+    """Answer ``setup_step``: do a step, or find the step of this id again."""
+    timeout = request.number("timeout", 0.0, 0.0, 86400.0) or None
+    wanted = setup_step_request(request, root)
+    request.finish()
+    launch, created = launch_once(root, wanted)
+    return SetupStep(launch, created, caller, 0.5, timeout).outcome()
+
+
+def do_hf_token(request: Request, root: Root, caller: Caller) -> Json:
+    """Answer ``hf_token``."""
+    del root, caller
+    token = request.text("token")
+    request.finish()
+    return keep_hf_token(token)
+
+
 VERBS: Dict[str, Callable[[Request, Root, Caller], Json]] = {
     "inventory": do_inventory,
     "launch": do_launch,
@@ -2701,6 +2786,8 @@ VERBS: Dict[str, Callable[[Request, Root, Caller], Json]] = {
     "run": do_run,
     "read_log": do_read_log,
     "log_tail": do_log_tail,
+    "setup_step": do_setup_step,
+    "hf_token": do_hf_token,
 }
 
 

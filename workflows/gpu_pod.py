@@ -28,6 +28,8 @@ with workflow.unsafe.imports_passed_through():
         LaunchOutput,
         LookOutput,
         PodStart,
+        SetupStepInput,
+        SetupStepOutput,
         StopInput,
         StopOutput,
         WatchInput,
@@ -93,7 +95,7 @@ class GpuPodWorkflow(EntityWorkflow[GpuPodState]):
         queue = self.entity.state.task_queue
         match action:
             case schedule.Inspect():
-                inspect = InspectInput(pod=pod, boot=action.boot, expected=action.expected)
+                inspect = InspectInput(pod=pod, boot=action.boot, expected=action.expected, vllm=action.vllm)
                 look = await execute_activity(
                     names.INSPECT_POD, inspect, LookOutput, task_queue=queue, summary=f"look at {pod}"
                 )
@@ -113,6 +115,8 @@ class GpuPodWorkflow(EntityWorkflow[GpuPodState]):
                 return [await _launch(pod, queue, action)]
             case schedule.Stop():
                 return [await _stop(pod, queue, action)]
+            case schedule.SetUp():
+                return [await _set_up(pod, queue, action)]
             case schedule.Notify():
                 return [await _notify(action)]
             case _:
@@ -137,6 +141,19 @@ async def _stop(pod: str, queue: str | None, action: schedule.Stop) -> BaseModel
     stop = StopInput(pod=pod, launch_id=action.launch_id, grace=action.grace, task_queue=queue)
     output = await execute_activity(
         names.STOP_LAUNCH, stop, StopOutput, task_queue=queue, summary=f"stop {action.launch_id}"
+    )
+    return output.report
+
+
+async def _set_up(pod: str, queue: str | None, action: schedule.SetUp) -> BaseModel:
+    step = SetupStepInput(pod=pod, **action.model_dump(exclude={"type", "key"}))
+    output = await execute_activity(
+        names.SETUP_STEP,
+        step,
+        SetupStepOutput,
+        attempt=timeouts.OBSERVER,
+        task_queue=queue,
+        summary=f"setup of {pod}: {action.step}",
     )
     return output.report
 

@@ -16,10 +16,13 @@ from domain.gpu.commands import (
     PodInput,
     PodObserved,
     PodUnreachable,
+    SetupStepDone,
+    SetupStepFailed,
     StopDone,
     StopFailed,
 )
 from domain.gpu.models import Belief, GpuPodState, StartPlan
+from domain.gpu.setup import StepName
 from domain.task.models import CommandExecutor, ModelServerDraft, Result, TaskInput, TaskState
 
 
@@ -43,6 +46,8 @@ class InspectInput(Value):
     pod: str
     boot: str | None = None
     expected: tuple[str, ...] = ()
+    #: The vLLM program to look at; None: the one on PATH.
+    vllm: str | None = None
 
 
 class WatchInput(Value):
@@ -91,6 +96,24 @@ class StopOutput(Value):
     """What became of a stop."""
 
     report: Annotated[StopDone | StopFailed, Field(discriminator="type")]
+
+
+class SetupStepInput(Value):
+    """One step of a setup. What a step does not need is empty."""
+
+    pod: str
+    launch_id: str
+    step: StepName
+    mount: tuple[str, ...] = ()
+    models_path: str = ""
+    spec: str = ""
+    version: str | None = None
+
+
+class SetupStepOutput(Value):
+    """What became of a step."""
+
+    report: Annotated[SetupStepDone | SetupStepFailed, Field(discriminator="type")]
 
 
 class RunInput(Value):

@@ -169,6 +169,38 @@ class StopFailed(Value):
     message: Text
 
 
+class StartSetup(Value):
+    """A person wants the machine set up. None: as in the setup before; an empty mount or path: none."""
+
+    type: Literal["start_setup"] = "start_setup"
+    mount: tuple[str, ...] | None = None
+    models_path: str | None = None
+    vllm: str | None = None
+
+
+class SetupStepDone(Value):
+    """A step of a setup was done on the machine; the step's launch says which one."""
+
+    type: Literal["setup_step_done"] = "setup_step_done"
+    launch_id: str
+    message: Text
+    #: The version that the wanted vLLM became; its program; the models' folder: each from the step that finds it.
+    version: str | None = None
+    program: str | None = None
+    models_path: str | None = None
+
+
+class SetupStepFailed(Value):
+    """A step of a setup failed. ``interrupted``: nobody saw how it ended, a reboot took it away."""
+
+    type: Literal["setup_step_failed"] = "setup_step_failed"
+    launch_id: str
+    code: str
+    message: Text
+    advice: Text
+    log_tail: Text = ""
+
+
 class HolderGone(Value):
     """A task that holds servers here is closed or never was."""
 
@@ -195,6 +227,7 @@ Command = Annotated[
     | DetachServer
     | StopServer
     | AcceptMemory
+    | StartSetup
     | PodObserved
     | PodUnreachable
     | InspectionFailed
@@ -203,7 +236,9 @@ Command = Annotated[
     | StopDone
     | StopFailed
     | HolderGone
-    | HolderTold,
+    | HolderTold
+    | SetupStepDone
+    | SetupStepFailed,
     Field(discriminator="type"),
 ]
 #: What activities report: facts, which cannot be refused for being inconvenient.
@@ -217,6 +252,8 @@ Report = (
     | StopFailed
     | HolderGone
     | HolderTold
+    | SetupStepDone
+    | SetupStepFailed
 )
 
 

@@ -9,6 +9,7 @@ from domain.entity import EntityState, Value
 from domain.errors import Rejected
 from domain.gpu.observation import Exit, GpuShare, Inventory, StopResult
 from domain.gpu.request import StartRequest
+from domain.gpu.setup import Setup, VllmInstall
 from domain.gpu.ssh_target import SshTarget
 from domain.ids import Name
 
@@ -238,6 +239,12 @@ class GpuPodState(EntityState):
     servers: dict[str, ModelServer] = Field(default_factory=dict)
     #: The highest counter of servers that were forgotten, or that a machine reported from an earlier life.
     counter_floor: int = 0
+    #: The newest setup of the machine; None: none was asked for.
+    setup: Setup | None = None
+    #: What setups have installed, the newest last: that one is what model servers are started with.
+    vllm: tuple[VllmInstall, ...] = ()
+    #: Where models are kept, as the last completed setup found it; None: in Hugging Face's own cache.
+    models_path: str | None = None
     orphans: tuple[Orphan, ...] = ()
     #: Ports that something else was found to listen on, and when.
     busy_ports: dict[int, datetime] = Field(default_factory=dict)

@@ -170,6 +170,14 @@ class Beat(Reported):
     silent_seconds: float | None = None
 
 
+class StopStep(Reported):
+    """How far the stop of a launch is: ``term``, ``kill`` or ``verify``, and how many of its processes live."""
+
+    launch: str
+    step: str | None = None
+    members: int | None = None
+
+
 class PodObservation(Reported):
     """The podlet's answer to ``observe``: every launch asked for, at one moment of one boot."""
 

@@ -53,8 +53,15 @@ class Candidate(Value):
         return DEFAULT_SHARE if value is None else _share(value)
 
 
-def plan_start(request: StartRequest, inventory: Inventory, held: list[Lease], ports: Iterable[int] = ()) -> StartPlan:
-    """Return the plan for a start, given what is leased and which ports are taken.
+def plan_start(
+    request: StartRequest,
+    inventory: Inventory,
+    held: list[Lease],
+    ports: Iterable[int] = (),
+    *,
+    models_path: str | None = None,
+) -> StartPlan:
+    """Return the plan for a start, given what is leased, which ports are taken and where models are kept.
 
     Raises Rejected ``no_room`` (the only one that waiting can cure), and whatever ``candidates`` raises.
     """
@@ -62,7 +69,7 @@ def plan_start(request: StartRequest, inventory: Inventory, held: list[Lease], p
     for way in ways:
         chosen = _free(way, inventory, held)
         if len(chosen) >= way.count:
-            return _plan(request, inventory, way, chosen[: way.count], frozenset(ports))
+            return _plan(request, inventory, way, chosen[: way.count], frozenset(ports), models_path)
     raise Rejected("no_room", _no_room(request, inventory, smallest(ways), held))
 
 
@@ -226,7 +233,12 @@ def _free(way: Candidate, inventory: Inventory, held: list[Lease]) -> list[Gpu]:
 
 
 def _plan(
-    request: StartRequest, inventory: Inventory, way: Candidate, chosen: Sequence[Gpu], ports: frozenset[int]
+    request: StartRequest,
+    inventory: Inventory,
+    way: Candidate,
+    chosen: Sequence[Gpu],
+    ports: frozenset[int],
+    models_path: str | None,
 ) -> StartPlan:
     port = _first_free(FIRST_PORT, 1, 1, ports)
     arguments = way.arguments
@@ -239,13 +251,15 @@ def _plan(
     if _has_shutdown_timeout(inventory.vllm.version):
         arguments = ("--shutdown-timeout", str(max(0, int(request.grace) - _AFTER_DRAIN)), *arguments)
     program = inventory.vllm.program or "vllm"
+    # Nothing but the models: HF_HOME would take the user's token file away too.
+    cache = {"HF_HUB_CACHE": f"{models_path}/huggingface/hub"} if models_path else {}
     return StartPlan(
         gpus=tuple(gpu.uuid for gpu in sorted(chosen, key=lambda gpu: gpu.index)),
         share=way.share,
         port=port,
         internal_ports=(_first_free(FIRST_INTERNAL_PORT, INTERNAL_PORTS, INTERNAL_PORTS, ports), INTERNAL_PORTS),
         argv=(program, "serve", request.model, "--host", LOOPBACK, "--port", str(port), *arguments),
-        environment={**_ENVIRONMENT, **way.environment},
+        environment={**_ENVIRONMENT, **cache, **way.environment},
         served_name=served_name,
     )
 

@@ -9,6 +9,7 @@ from domain.gpu.leases import Lease, leases, taken_ports
 from domain.gpu.models import GpuPodState, ModelServer, StartPlan
 from domain.gpu.observation import Inventory
 from domain.gpu.planning import plan_start, reserve
+from domain.gpu.setup_rules import awaits_setup
 from domain.ids import launch_id
 
 #: An older inventory is looked at again before a start is planned on it: GPUs may have gone to somebody else.
@@ -27,6 +28,8 @@ def dispatch(draft: Draft) -> None:
     state = draft.state
     inventory = state.inventory
     if inventory is None or state.inventory_stale or state.reachable is False or state.removed or not queue(state):
+        return
+    if awaits_setup(state):
         return
     busy = {port: at for port, at in state.busy_ports.items() if draft.now - at < _BUSY_PORT_KEPT}
     if busy != state.busy_ports:
@@ -53,6 +56,8 @@ def waits_for(state: GpuPodState, server: ModelServer) -> str:
     if state.inventory is None or state.inventory_stale:
         problem = f", which failed: {state.inspection_problem}" if state.inspection_problem else ""
         return f"a look at the machine's GPUs{problem}"
+    if awaits_setup(state):
+        return "the setup of the machine, which brings its vLLM"
     decisions = {waiting.name: decision for waiting, decision in _decide(state, state.inventory)}
     decision = decisions[server.name]
     return f"room: {decision.message}" if isinstance(decision, Rejected) else "its turn"
@@ -72,7 +77,7 @@ def _decide(state: GpuPodState, inventory: Inventory) -> list[tuple[ModelServer,
     decisions: list[tuple[ModelServer, StartPlan | Rejected]] = []
     for server in queue(state):
         try:
-            plan = plan_start(server.request, inventory, held, ports)
+            plan = plan_start(server.request, inventory, held, ports, models_path=state.models_path)
         except Rejected as rejected:
             decisions.append((server, rejected))
             if _waits(server, rejected):

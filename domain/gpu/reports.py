@@ -19,6 +19,7 @@ from domain.gpu.inventory import compact, differences
 from domain.gpu.models import Belief, FailureType, ModelServer, Orphan, ServerState, StopOrder, Told
 from domain.gpu.observation import Inventory, Observation, StopResult
 from domain.gpu.servers import after_end, requeue
+from domain.gpu.setup_rules import with_installed
 from domain.ids import parse_launch_id
 
 #: Memory that may differ from the value noted before a launch and still count as given back, in MiB.
@@ -299,7 +300,7 @@ def _note_inventory(draft: Draft, inventory: Inventory) -> None:
     changes = differences(draft.state.inventory, inventory)
     recheck = FIRST_RECHECK_SECONDS if changes else min(draft.state.recheck_seconds * 2, LAST_RECHECK_SECONDS)
     draft.update(
-        inventory=compact(inventory),
+        inventory=compact(with_installed(draft.state, inventory)),
         inventory_at=draft.now,
         inventory_stale=False,
         recheck_seconds=recheck,

@@ -5,7 +5,7 @@ from typing import assert_never, get_args
 
 from domain.entity import ACCEPTED, Event, check_size
 from domain.errors import Rejected
-from domain.gpu import reports, servers
+from domain.gpu import reports, servers, setup_rules
 from domain.gpu.commands import (
     AcceptMemory,
     AttachServer,
@@ -24,7 +24,10 @@ from domain.gpu.commands import (
     Report,
     SetAddress,
     SetTaskQueue,
+    SetupStepDone,
+    SetupStepFailed,
     StartServer,
+    StartSetup,
     StopDone,
     StopFailed,
     StopServer,
@@ -72,6 +75,7 @@ def apply(state: GpuPodState, envelope: Envelope, now: datetime) -> tuple[GpuPod
     draft = Draft(state, command_id=envelope.command_id, by=envelope.by, now=now)
     if not state.removed or isinstance(envelope.command, HolderTold | HolderGone):
         _change(draft, envelope.command)
+        setup_rules.advance_setup(draft)
     dispatch(draft)
     _forget_finished(draft)
     changed = draft.state.with_ledger(envelope.command_id, ACCEPTED)
@@ -83,6 +87,7 @@ def apply(state: GpuPodState, envelope: Envelope, now: datetime) -> tuple[GpuPod
                 "model servers": changed.servers,
                 "remembered command ids": changed.ledger,
                 "inventory": changed.inventory,
+                "setup": changed.setup,
             },
         )
     return changed, draft.events
@@ -125,6 +130,12 @@ def _change(draft: Draft, command: Command) -> None:  # noqa: C901, PLR0912 - on
             reports.stop_failed(draft, command)
         case HolderTold():
             reports.holder_told(draft, command)
+        case StartSetup():
+            setup_rules.start_setup(draft, command)
+        case SetupStepDone():
+            setup_rules.setup_step_done(draft, command)
+        case SetupStepFailed():
+            setup_rules.setup_step_failed(draft, command)
         case _:
             assert_never(command)
 

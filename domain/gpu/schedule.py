@@ -9,6 +9,7 @@ from domain.entity import Value
 from domain.gpu.inventory import foreign_processes
 from domain.gpu.models import Belief, GpuPodState, ModelServer, ShownState, StartPlan, Told, shown_state
 from domain.gpu.queue import waits_for
+from domain.gpu.setup import StepName, is_decided
 from domain.ids import gpu_pod_workflow_id
 
 
@@ -63,6 +64,21 @@ class Inspect(Value):
     key: str
     boot: str | None
     expected: tuple[str, ...]
+    #: The vLLM program to look at; None: the one on PATH.
+    vllm: str | None = None
+
+
+class SetUp(Value):
+    """Do one step of a setup on the machine, as a launch of this id. Done again it finds the launch that is there."""
+
+    type: Literal["set_up"] = "set_up"
+    key: str
+    launch_id: str
+    step: StepName
+    mount: tuple[str, ...]
+    models_path: str
+    spec: str
+    version: str | None
 
 
 class Notify(Value):
@@ -87,7 +103,7 @@ class WakeAt(Value):
     at: datetime
 
 
-Action = Annotated[Launch | Stop | Watch | Inspect | Notify | WakeAt, Field(discriminator="type")]
+Action = Annotated[Launch | Stop | Watch | Inspect | SetUp | Notify | WakeAt, Field(discriminator="type")]
 
 
 def next_actions(state: GpuPodState, now: datetime) -> tuple[Action, ...]:
@@ -107,7 +123,14 @@ def next_actions(state: GpuPodState, now: datetime) -> tuple[Action, ...]:
         if inspect_at is not None and state.inspect_not_before is not None:
             inspect_at = max(inspect_at, state.inspect_not_before)
         if inspect_at is not None and inspect_at <= now:
-            actions.append(Inspect(key=f"inspect/{state.address_revision}", boot=state.boot, expected=_expected(state)))
+            actions.append(
+                Inspect(
+                    key=f"inspect/{state.address_revision}",
+                    boot=state.boot,
+                    expected=_expected(state),
+                    vllm=state.vllm[-1].program if state.vllm else None,
+                )
+            )
         elif inspect_at is not None:
             times.append(inspect_at)
         for server in state.servers.values():
@@ -116,6 +139,7 @@ def next_actions(state: GpuPodState, now: datetime) -> tuple[Action, ...]:
                 times.append(server.stop.retry_at)
             elif action is not None:
                 actions.append(action)
+        actions.extend(_set_up(state))
     # What the workers of one queue have begun goes on with those of the next when the pod gets another one.
     queue = state.task_queue
     actions = [action.model_copy(update={"key": f"{action.key}@{queue}"}) if queue else action for action in actions]
@@ -155,6 +179,25 @@ def _launch_or_stop(server: ModelServer) -> Launch | Stop | None:
             key=f"launch/{server.launch_id}", server=server.name, launch_id=server.launch_id, plan=server.plan
         )
     return None
+
+
+def _set_up(state: GpuPodState) -> list[SetUp]:
+    setup = state.setup
+    step = setup.current if setup is not None and setup.state == "running" else None
+    if setup is None or step is None or is_decided(step):
+        return []
+    request = setup.request
+    return [
+        SetUp(
+            key=f"setup/{setup.number}/{setup.round}/{step.name}",
+            launch_id=setup.launch_id(state.name, step.name),
+            step=step.name,
+            mount=request.mount,
+            models_path=request.models_path,
+            spec=request.vllm,
+            version=setup.version,
+        )
+    ]
 
 
 def _watch(state: GpuPodState) -> Watch:

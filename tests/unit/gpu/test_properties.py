@@ -26,7 +26,9 @@ from domain.gpu.commands import (
     PodObserved,
     PodUnreachable,
     Remove,
+    SetupStepDone,
     StartServer,
+    StartSetup,
     StopDone,
     StopFailed,
     StopServer,
@@ -35,7 +37,7 @@ from domain.gpu.leases import leases, used_shares
 from domain.gpu.models import GpuPodState
 from domain.gpu.observation import Exit, GpuShare, Inventory, MemoryReading, Observation, StopResult
 from domain.gpu.rules import apply
-from domain.gpu.schedule import Action, Inspect, Launch, Notify, Stop, WakeAt, Watch, next_actions
+from domain.gpu.schedule import Action, Inspect, Launch, Notify, SetUp, Stop, WakeAt, Watch, next_actions
 from domain.gpu.summary import memo, summary_markdown
 from tests.unit.gpu.pod import EPOCH, Pod, inventory, request
 
@@ -320,13 +322,18 @@ class PodAndMachine(RuleBasedStateMachine):
                 return HolderTold(
                     task_id=action.task_id, name=action.server, status=action.status, launch_id=action.launch_id
                 )
+            case SetUp():
+                told = {"version": "0.33.0", "program": "/p/vllm", "models_path": "/mnt"}
+                return SetupStepDone(launch_id=action.launch_id, message="done", **told)
             case WakeAt():
                 raise AssertionError("a timer reports nothing")
 
     def finish(self, key: str) -> None:
         report = self.in_flight.pop(key)
         self.send(
-            self.perform(report) if isinstance(report, Launch | Stop | Watch | Inspect | Notify | WakeAt) else report
+            self.perform(report)
+            if isinstance(report, Launch | Stop | Watch | Inspect | Notify | SetUp | WakeAt)
+            else report
         )
 
     @rule(name=st.sampled_from(NAMES), memory=st.sampled_from([None, 0.4]))
@@ -344,6 +351,10 @@ class PodAndMachine(RuleBasedStateMachine):
     @rule(name=st.sampled_from(NAMES))
     def stop(self, name: str) -> None:
         self.send(StopServer(name=name))
+
+    @rule(vllm=st.sampled_from([None, "release", "nightly"]))
+    def set_up(self, vllm: str | None) -> None:
+        self.send(StartSetup(vllm=vllm))
 
     @rule()
     def go_away(self) -> None:

@@ -5,6 +5,8 @@ import contextlib
 import io
 import json
 import os
+import pty
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -14,6 +16,7 @@ from typing import Any
 from cli import output
 from cli.main import app
 from podctl.paths import PodctlPaths
+from tests.workflow.support import eventually
 
 PATIENCE = 60.0
 
@@ -75,6 +78,28 @@ class CommandLine:
                 process.kill()
             await process.communicate()
 
+    @contextlib.asynccontextmanager
+    async def on_terminal(self, *arguments: str, columns: int = 120) -> AsyncIterator["Terminal"]:
+        """Run a command as a program of its own on a terminal, ended at the latest with the context."""
+        ours, its = pty.openpty()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "cli", *arguments),
+            env={**os.environ, **self.environment, "TERM": "xterm", "COLUMNS": str(columns)},
+            stdin=its,
+            stdout=its,
+            stderr=its,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+        )
+        os.close(its)
+        os.set_blocking(ours, False)
+        try:
+            yield Terminal(process, ours)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+            os.close(ours)
+
     def _run(self, arguments: tuple[str, ...]) -> Done:
         out, errors = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
         before = dict(os.environ)
@@ -128,3 +153,43 @@ class Program:
             out, errors = await self.process.communicate()
         assert self.process.returncode is not None
         return Done(self.process.returncode, out.decode(), errors.decode())
+
+
+class Terminal:
+    """A command that runs on a terminal."""
+
+    def __init__(self, process: asyncio.subprocess.Process, descriptor: int) -> None:
+        self.process = process
+        self._descriptor = descriptor
+        self._seen = bytearray()
+
+    @property
+    def text(self) -> str:
+        """Everything that was ever shown, without what moves the cursor and gives colours."""
+        # Nothing to read just now, or its end has been closed.
+        with contextlib.suppress(OSError):
+            while piece := os.read(self._descriptor, 1 << 16):
+                self._seen.extend(piece)
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self._seen.decode(errors="replace"))
+
+    async def shows(self, words: str) -> None:
+        """Wait until it shows ``words``."""
+
+        async def seen() -> bool:
+            return words in self.text
+
+        try:
+            await eventually(seen, f"the terminal shows {words!r}")
+        except AssertionError as error:
+            error.add_note(self.text)
+            raise
+
+    async def ended(self) -> int:
+        """Wait for its end, reading what it still shows; return its exit status."""
+
+        async def has_ended() -> bool:
+            return bool(self.text) and self.process.returncode is not None
+
+        await eventually(has_ended, "the program on the terminal has ended")
+        assert self.process.returncode is not None
+        return self.process.returncode

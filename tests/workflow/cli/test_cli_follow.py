@@ -1,11 +1,7 @@
 """What follows a task as it happens, in a terminal and in a pipe, until it is over or until Ctrl-C."""
 
 import asyncio
-import contextlib
 import json
-import os
-import pty
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,34 +72,11 @@ async def test_watch_gives_programs_a_state_a_line(podctl: CommandLine, task: st
 
 
 async def test_watch_shows_a_terminal_the_task_as_it_is(podctl: CommandLine, task: str) -> None:
-    ours, its = pty.openpty()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "cli", "watch", task),
-        env={**os.environ, **podctl.environment, "TERM": "xterm", "COLUMNS": "120"},
-        stdin=its,
-        stdout=its,
-        stderr=its,
-    )
-    os.close(its)
-    os.set_blocking(ours, False)
-    seen = bytearray()
-
-    async def shows(words: bytes) -> bool:
-        # Nothing to read just now, or its end has been closed.
-        with contextlib.suppress(OSError):
-            seen.extend(os.read(ours, 1 << 16))
-        return words in seen
-
-    try:
-        await eventually(lambda: shows(b"in progress"), "the workstream is shown in progress")
+    async with podctl.on_terminal("watch", task) as watching:
+        await watching.shows("in progress")
         await complete(podctl, task)
-        await eventually(lambda: shows(b"completed"), "the task is shown completed")
-        assert await asyncio.wait_for(process.wait(), 20) == 0
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-        os.close(ours)
+        await watching.shows("completed")
+        assert await watching.ended() == 0
 
 
 async def test_without_a_worker_what_people_say_is_recorded_and_processed_later(

@@ -1,12 +1,6 @@
 """`podctl list`: what servers are doing, over one pod or all, once or as it changes."""
 
-import asyncio
-import contextlib
 import json
-import os
-import pty
-import re
-import sys
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 
@@ -112,22 +106,9 @@ async def test_on_a_terminal_of_a_hundred_columns_nothing_but_the_model_is_cut(
     long = "Qwen/Qwen3-Coder-30B-A3B-Instruct-FP8-of-somebody-with-a-long-name"
     await podctl("start", long, "--name", "coder")
     assert gpu_pod
-    ours, its = pty.openpty()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "cli", "list"),
-        env={**os.environ, **podctl.environment, "TERM": "xterm", "COLUMNS": "100"},
-        stdin=its,
-        stdout=its,
-        stderr=its,
-    )
-    assert await asyncio.wait_for(process.wait(), 30) == 0
-    os.close(its)
-    shown = b""
-    with contextlib.suppress(OSError):
-        while piece := os.read(ours, 1 << 16):
-            shown += piece
-    os.close(ours)
-    lines = [line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).splitlines()]
+    async with podctl.on_terminal("list", columns=100) as terminal:
+        assert await terminal.ended() == 0
+        lines = [line.rstrip() for line in terminal.text.splitlines()]
     assert len(lines) == 2, lines
     assert all(len(line) <= 100 for line in lines)
     assert "Qwen/Qwen3-Coder" in lines[1]
