@@ -1,6 +1,7 @@
 """`podctl models`: the catalog against a pod's GPUs."""
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,11 +26,11 @@ def models(context: typer.Context, *, pod: PodOption = None, output: OutputOptio
     if context.invoked_subcommand is not None:
         return
     from domain.gpu.offers import offers
-    from podctl.catalog import known_models, model_sources
+    from podctl.catalog import models_and_sources
     from podctl.model_offers import ModelOffers, describe
 
     gpus = gpus_of(pod)
-    rows = offers(known_models(user_paths()), model_sources(user_paths()), gpus.machine if gpus else None)
+    rows = offers(*models_and_sources(user_paths()), gpus.machine if gpus else None)
     found = ModelOffers(gpus.pod if gpus else None, describe(gpus), gpus.note if gpus else "no pod is active", rows)
     if output is Format.JSON:
         print_json(found)
@@ -39,6 +40,33 @@ def models(context: typer.Context, *, pod: PodOption = None, output: OutputOptio
     print_table(("model", "fits", "gpus", "how"), [_cells(row) for row in rows], empty="the catalog is empty")
     if found.note:
         print_progress(found.note)
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A checkout of github.com/vllm-project/recipes.")],
+    *,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Read vLLM's recipes into the catalog, in place of those imported before; your own catalog.yaml wins."""
+    from podctl.recipes import import_recipes
+
+    done = import_recipes(user_paths(), folder)
+    if output is Format.JSON:
+        print_json(done)
+        return
+    for skipped in done.skipped:
+        print_progress(f"skipped: {skipped.what}: {skipped.why}")
+    for model in done.removed:
+        print_progress(f"removed: {model} is in no recipe any more")
+    if done.replaces_builtin:
+        print_progress(f"in place of podctl's own entries: {', '.join(done.replaces_builtin)}")
+    if done.own_wins:
+        print_progress(f"your catalog.yaml goes on to win for: {', '.join(done.own_wins)}")
+    print(
+        f"{done.recipes} recipes: {len(done.added)} models added, {len(done.changed)} changed, {done.unchanged} as "
+        f"before, {len(done.removed)} removed, {len(done.skipped)} variants or recipes skipped; written to {done.file}"
+    )
 
 
 def gpus_of(pod: str | None) -> "PodGpus | None":

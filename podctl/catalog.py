@@ -13,15 +13,16 @@ def known_models(paths: PodctlPaths) -> Catalog:
 
     BadInput names the file, the line and the entry that is broken.
     """
-    known = Catalog()
-    for _, catalog in _layers(paths):
+    return models_and_sources(paths)[0]
+
+
+def models_and_sources(paths: PodctlPaths) -> tuple[Catalog, dict[str, Source]]:
+    """Return the known models, and for each where the entry comes from that counts."""
+    known, sources = Catalog(), dict[str, Source]()
+    for source, catalog in _layers(paths):
         known = known.extended_by(catalog)
-    return known
-
-
-def model_sources(paths: PodctlPaths) -> dict[str, Source]:
-    """Return model id -> where the entry comes from that counts."""
-    return {model: source for source, catalog in _layers(paths) for model in catalog.models}
+        sources |= dict.fromkeys(catalog.models, source)
+    return known, sources
 
 
 def read_own(path: Path) -> Catalog:

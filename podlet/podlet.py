@@ -794,7 +794,7 @@ class Launch:
         if process is None or self.has("ended.json"):
             return []
         supervisor = table.find(process["supervisor"], process["supervisor_start_time"])
-        found = table.session(process["session"], process.get("session_start_time", process["start_time"]))
+        found = table.session(process["session"], process.get("session_start_time") or process["start_time"])
         if supervisor:
             found = found + table.children(supervisor.pid)
         if self.has("work"):

@@ -7,7 +7,7 @@ was found travels with the request (``request.StartRequest.entry``), so that his
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError
@@ -15,6 +15,9 @@ from pydantic import Field, ValidationError
 from domain.entity import Value
 from domain.errors import BadInput, Rejected
 from domain.gpu.arguments import check_argument
+
+#: libyaml's where PyYAML has it: imported recipes are thousands of lines, which each command reads.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class ModelConfiguration(Value):
@@ -63,7 +66,7 @@ def read_catalog(text: str, source_name: str) -> Catalog:
     Raises BadInput that names ``source_name``, the line, and the entry and field that are wrong.
     """
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _LOADER(text)
         tree = loader.get_single_node()
         content = loader.construct_document(tree) if tree is not None else None
     except yaml.YAMLError as error:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +76,50 @@ async def test_what_nvidia_smi_leaves_unsaid_is_told_in_words(
     else:
         assert all(says in row["reason"] for row in rows)
     await podctl("pods", "remove", name, "--lost")
+
+
+def checkout(folder: Path, **recipes: str) -> Path:
+    """A folder as a checkout of the recipes is, with one variant for each model."""
+    for name, settings in recipes.items():
+        write_atomically(
+            folder / "models" / "acme" / f"{name}.yaml",
+            f"model: {{model_id: acme/{name}}}\nvariants: {{default: {{{settings}}}}}\n"
+            "compatible_strategies: [single_node_tp]\n",
+        )
+    return folder
+
+
+async def test_recipes_are_imported_and_ones_own_entries_win(
+    podctl_without_worker: CommandLine, tmp_path: Path
+) -> None:
+    podctl = podctl_without_worker
+    own = OWN.replace("my/own", "acme/mine")
+    write_atomically(podctl.paths.catalog, own)
+    folder = checkout(tmp_path / "a", heron="vram_minimum_gb: 60", mine="vram_minimum_gb: 1", odd="precision: bf16")
+    first = await podctl.json("models", "import", str(folder))
+    assert (first["added"], first["own_wins"]) == (["acme/heron", "acme/mine"], ["acme/mine"])
+    assert [skipped["what"] for skipped in first["skipped"]] == ["models/acme/odd.yaml, variant default"]
+    rows = {row["model"]: row for row in (await podctl.json("models"))["models"]}
+    assert (rows["acme/heron"]["source"], rows["acme/mine"]["source"]) == ("recipes", "own")
+    assert rows["acme/heron"]["needs"][0] == "1 x GPU with at least 60 GB"
+    assert podctl.paths.catalog.read_text() == own
+
+    later = checkout(tmp_path / "b", heron="vram_minimum_gb: 70", crane="vram_minimum_gb: 8")
+    said = await podctl("models", "import", str(later))
+    assert "1 models added, 1 changed, 0 as before, 1 removed" in said.output
+    assert "removed: acme/mine is in no recipe any more" in said.errors
+    again = await podctl.json("models", "import", str(later))
+    assert (again["added"], again["changed"], again["unchanged"]) == ([], [], 2)
+
+
+async def test_an_import_that_cannot_be_changes_nothing(podctl_without_worker: CommandLine, tmp_path: Path) -> None:
+    podctl = podctl_without_worker
+    folder = checkout(tmp_path / "a", heron="vram_minimum_gb: 60")
+    await podctl("models", "import", str(folder))
+    before = podctl.paths.recipes.read_text()
+    refused = await podctl("models", "import", str(tmp_path), status=2)
+    assert "has no recipes: expected models/ORGANISATION/MODEL.yaml" in refused.errors
+    write_atomically(podctl.paths.catalog, "models: [")
+    broken = checkout(tmp_path / "b", crane="vram_minimum_gb: 60")
+    assert str(podctl.paths.catalog) in (await podctl("models", "import", str(broken), status=2)).errors
+    assert podctl.paths.recipes.read_text() == before
