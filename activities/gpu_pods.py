@@ -10,7 +10,8 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from activities.secrets import SERVER_SECRETS, find_secrets
 from activities.support import DEFINITE_REFUSALS, heartbeating, pod_address, pod_address_for, pod_memo, remote_errors
-from domain.gpu.beliefs import differs, newer
+from domain.gpu.beliefs import differs, merge, newer
+from domain.gpu.budgets import is_due, is_stalled
 from domain.gpu.commands import (
     HolderGone,
     InspectionFailed,
@@ -22,7 +23,7 @@ from domain.gpu.commands import (
     StopFailed,
 )
 from domain.gpu.models import PodAddress
-from domain.gpu.observation import Inventory, Observation, PodObservation, StopResult
+from domain.gpu.observation import Beat, Inventory, Observation, PodObservation, StopResult
 from domain.ids import parse_launch_id, task_workflow_id
 from remote.errors import PodletError, PodletUnusable, RemoteError, Unreachable
 from remote.podlet import Line, Podlet
@@ -47,6 +48,8 @@ WATCH_SILENCE = 3 * WATCH_BEAT
 UNREACHABLE_AFTER = 5.0
 #: Seconds between looks at whether the tasks that hold servers still exist.
 HOLDERS_INTERVAL = 60.0
+#: What a beat tells anew of a launch.
+_MOVES_ON = {"last_line", "log_size", "idle_seconds", "silent_seconds"}
 
 
 class GpuPodActivities:
@@ -92,6 +95,7 @@ class GpuPodActivities:
         request = {
             "id": launch.launch_id,
             "kind": "server",
+            "owner": launch.owner or None,
             "argv": list(plan.argv),
             "environment": plan.environment,
             "secrets": find_secrets(SERVER_SECRETS),
@@ -138,6 +142,7 @@ class GpuPodActivities:
         lost_at: float | None = None
         while True:
             address = await pod_address(self._client, watch.pod)
+            sight = _Sight(watch)
             try:
                 async with self._podlet.stream(
                     address, "watch", {"interval": WATCH_INTERVAL, "beat": WATCH_BEAT}
@@ -146,10 +151,11 @@ class GpuPodActivities:
                         lost_at = None
                         if line["type"] == "beat":
                             progress["launches"] = line["launches"]
+                            sight.move_on([Beat.model_validate(beat) for beat in line["launches"]])
                         elif line["type"] == "change":
-                            seen = PodObservation.model_validate(line)
-                            if _news(watch, seen):
-                                return LookOutput(report=await self._report(address, seen, watch))
+                            sight.change(PodObservation.model_validate(line))
+                        if sight.seen is not None and sight.is_worth_a_report(loop.time()):
+                            return LookOutput(report=await self._report(address, sight.seen, watch))
             except Unreachable as error:
                 lost_at = loop.time() if lost_at is None else lost_at
                 progress["unreachable"] = error.reason
@@ -190,26 +196,74 @@ class GpuPodActivities:
         inventory: Inventory | None = None,
     ) -> PodObserved:
         owned = _owned(look, seen)
-        ended = [launch for launch in seen.launches if launch.exit is not None and launch.id in owned]
+        explained = [launch for launch in seen.launches if launch.id in owned and _needs_explanation(look, launch)]
         return PodObserved(
             boot=seen.boot,
             launches=_relevant(seen.launches, look.expected),
             inventory=inventory,
             known_boot=look.boot,
             expected=look.expected,
-            log_tails={launch.id: await self._log_tail(address, launch.id) for launch in ended},
+            log_tails={launch.id: await self._log_tail(address, launch.id) for launch in explained},
         )
 
     async def _log_tail(self, address: PodAddress, launch_id: str) -> str:
         return str((await self._podlet.call(address, "log_tail", {"id": launch_id}))["text"])
 
 
-def _news(watch: WatchInput, seen: PodObservation) -> bool:
-    return (
-        watch.reachable is not True
-        or seen.boot != watch.boot
-        or differs(seen.launches, watch.beliefs, _owned(watch, seen))
-    )
+class _Sight:
+    """What one unbroken watch has seen, and whether its pod's workflow should know.
+
+    Begun anew with each connection: how long a server has been unhealthy counts from the first look that shows it,
+    for nobody was there to see it recover before.
+    """
+
+    def __init__(self, watch: WatchInput) -> None:
+        self.seen: PodObservation | None = None
+        self._watch = watch
+        self._unhealthy_since: dict[str, float] = {}
+
+    def change(self, seen: PodObservation) -> None:
+        """Take in a complete look."""
+        self.seen = seen
+
+    def move_on(self, beats: Sequence[Beat]) -> None:
+        """Take in what only moves on."""
+        if self.seen is None:
+            return
+        moved = {beat.id: beat.model_dump(include=_MOVES_ON) for beat in beats}
+        launches = tuple(launch.model_copy(update=moved.get(launch.id, {})) for launch in self.seen.launches)
+        self.seen = self.seen.model_copy(update={"launches": launches})
+
+    def is_worth_a_report(self, now: float) -> bool:
+        """Return whether it differs from what is believed, or time has come for one of the launches."""
+        seen, watch = self.seen, self._watch
+        if seen is None:
+            return False
+        return (
+            watch.reachable is not True
+            or seen.boot != watch.boot
+            or differs(seen.launches, watch.beliefs, _owned(watch, seen))
+            or any(self._is_due(launch, now) for launch in seen.launches)
+        )
+
+    def _is_due(self, launch: Observation, now: float) -> bool:
+        if launch.healthy is not False:
+            self._unhealthy_since.pop(launch.id, None)
+        return is_due(
+            merge(self._watch.beliefs.get(launch.id), launch),
+            launch,
+            unhealthy_seconds=now - self._unhealthy_since.setdefault(launch.id, now) if launch.healthy is False else 0,
+            loading=self._watch.loading,
+            idle_ttls=self._watch.idle_ttls,
+            impatient=self._watch.impatient,
+        )
+
+
+def _needs_explanation(look: InspectInput | WatchInput, launch: Observation) -> bool:
+    """Return whether the end of a launch's log belongs into the report."""
+    if launch.exit is not None or not isinstance(look, WatchInput):
+        return launch.exit is not None
+    return launch.id in look.impatient or is_stalled(merge(look.beliefs.get(launch.id), launch), launch)
 
 
 def _owned(look: InspectInput | WatchInput, seen: PodObservation) -> frozenset[str]:

@@ -30,6 +30,8 @@ MAXIMUM_DECISIONS = 5_000
 #: and machine then disagree, and asking faster would only fill the history.
 FRUITLESS_FIRST = 1.0
 FRUITLESS_MAXIMUM = 60.0
+#: Temporal refuses a longer summary, and with it the workflow task.
+_SUMMARY_LIMIT = 200
 
 
 class Envelope(Protocol):
@@ -244,7 +246,8 @@ class Entity(Generic[S]):
         count = self._fruitless.get(key, 0)
         self._fruitless[key] = count + 1
         if count:
-            await workflow.sleep(min(FRUITLESS_MAXIMUM, FRUITLESS_FIRST * 2.0 ** (count - 1)), summary=f"pause: {key}")
+            seconds = min(FRUITLESS_MAXIMUM, FRUITLESS_FIRST * 2.0 ** (count - 1))
+            await workflow.sleep(seconds, summary=f"pause: {key}"[:_SUMMARY_LIMIT])
 
     def _accept(self, envelope: Envelope) -> None:
         """Apply a command, and what the rules decide upon it.

@@ -51,7 +51,7 @@ class InspectInput(Value):
 
 
 class WatchInput(Value):
-    """A pod and what its workflow believes of it; the watch returns when it sees something else."""
+    """A pod and what its workflow believes of it; ``schedule.Watch`` says when the watch returns."""
 
     pod: str
     reachable: bool | None = None
@@ -60,6 +60,9 @@ class WatchInput(Value):
     expected: tuple[str, ...] = ()
     counters: dict[str, int] = Field(default_factory=dict)
     counter_floor: int = 0
+    loading: tuple[str, ...] = ()
+    idle_ttls: dict[str, float] = Field(default_factory=dict)
+    impatient: tuple[str, ...] = ()
 
 
 class LookOutput(Value):
@@ -74,6 +77,8 @@ class LaunchInput(Value):
     pod: str
     launch_id: str
     plan: StartPlan
+    #: Marks it on the machine as this pod's.
+    owner: str = ""
 
 
 class LaunchOutput(Value):

@@ -228,6 +228,8 @@ Command = Annotated[
     | StopServer
     | AcceptMemory
     | StartSetup
+    | ReapLaunch
+    | ServerDue
     | PodObserved
     | PodUnreachable
     | InspectionFailed

@@ -1,7 +1,7 @@
 """The state of a GPU pod: one machine, its model servers, and what is known about it."""
 
-from datetime import datetime
-from typing import Literal
+from datetime import datetime, timedelta
+from typing import Literal, Self
 
 from pydantic import Field
 
@@ -98,6 +98,15 @@ class StopOrder(Value):
     #: Not to be tried again before; None: at once.
     retry_at: datetime | None = None
 
+    def tried_again(self, now: datetime) -> Self:
+        """Return the order after a try that failed: the next one follows after 5 s, doubled up to 5 minutes."""
+        delay = timedelta(seconds=min(5.0 * 2**self.attempts, 300.0))
+        return self.model_copy(update={"attempts": self.attempts + 1, "retry_at": now + delay})
+
+    def seconds_left(self, now: datetime) -> float:
+        """Return the seconds until it may be tried again."""
+        return 0.0 if self.retry_at is None else max(0.0, (self.retry_at - now).total_seconds())
+
 
 class Ended(Value):
     """Why nothing of a launch can be left on the machine; only then is its lease released."""
@@ -179,7 +188,7 @@ class ModelServer(Value):
     @property
     def finished(self) -> bool:
         """Whether it neither runs nor waits to, and holds nothing."""
-        return self.state != "pending" and not self.holds_lease
+        return self.state not in {"pending", "restarting"} and not self.holds_lease
 
     @property
     def may_have_process(self) -> bool:
@@ -188,7 +197,7 @@ class ModelServer(Value):
 
 
 class Orphan(Value):
-    """A living launch on the machine that this state does not own; planning goes around it."""
+    """A launch on the machine that this state does not own and that lives; planning goes around it."""
 
     launch_id: str
     belief: Belief
@@ -196,6 +205,8 @@ class Orphan(Value):
     ports: tuple[int, ...] = ()
     #: ``GpuPodState.owner`` of the pod that launched it, None where the machine does not say.
     owner: str | None = None
+    #: It is being ended, until that is verified.
+    reap: StopOrder | None = None
 
 
 class PodAddress(Value):

@@ -22,6 +22,7 @@ FIRST_INTERNAL_PORT = 20_000
 INTERNAL_PORTS = 20
 #: Stands in argv for the address of the machine's loopback, which the podlet knows.
 LOOPBACK = "{loopback}"
+EVERY_INTERFACE = "0.0.0.0"  # noqa: S104 - only where a person asked for it
 #: The first vLLM that has --shutdown-timeout (vllm-project/vllm#34730); an older one refuses it and exits.
 _SHUTDOWN_TIMEOUT_SINCE = (0, 18)
 #: Seconds kept from a server's grace for what follows the drain, before KILL.
@@ -253,12 +254,13 @@ def _plan(
     program = inventory.vllm.program or "vllm"
     # Nothing but the models: HF_HOME would take the user's token file away too.
     cache = {"HF_HUB_CACHE": f"{models_path}/huggingface/hub"} if models_path else {}
+    host = EVERY_INTERFACE if request.expose else LOOPBACK
     return StartPlan(
         gpus=tuple(gpu.uuid for gpu in sorted(chosen, key=lambda gpu: gpu.index)),
         share=way.share,
         port=port,
         internal_ports=(_first_free(FIRST_INTERNAL_PORT, INTERNAL_PORTS, INTERNAL_PORTS, ports), INTERNAL_PORTS),
-        argv=(program, "serve", request.model, "--host", LOOPBACK, "--port", str(port), *arguments),
+        argv=(program, "serve", request.model, "--host", host, "--port", str(port), *arguments),
         environment={**_ENVIRONMENT, **cache, **way.environment},
         served_name=served_name,
     )

@@ -44,7 +44,8 @@ def dispatch(draft: Draft) -> None:
         if isinstance(decision, StartPlan):
             _launch(draft, server, inventory, decision)
         elif not _waits(server, decision):
-            draft.fail(server, failure("no_room" if decision.code == "no_room" else "planning", decision.message))
+            reason = failure("no_room" if decision.code == "no_room" else "planning", decision.message)
+            draft.rest(draft.fail(server, reason), "failed")
 
 
 def waits_for(state: GpuPodState, server: ModelServer) -> str:
@@ -110,5 +111,6 @@ def _launch(draft: Draft, server: ModelServer, inventory: Inventory, plan: Start
         launch_id=identity,
         model=server.model,
         port=plan.port,
+        exposed=server.request.expose or None,
         command=" ".join(plan.argv)[:1_000],
     )

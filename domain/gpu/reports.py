@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from domain.gpu import budgets, restarts
 from domain.gpu.beliefs import merge
 from domain.gpu.commands import (
     HolderTold,
@@ -16,8 +17,9 @@ from domain.gpu.commands import (
 from domain.gpu.draft import Draft
 from domain.gpu.failures import classify, describe_exit, failure
 from domain.gpu.inventory import compact, differences
-from domain.gpu.models import Belief, FailureType, ModelServer, Orphan, ServerState, StopOrder, Told
+from domain.gpu.models import Belief, FailureType, ModelServer, ServerState, StopOrder, Told
 from domain.gpu.observation import Inventory, Observation, StopResult
+from domain.gpu.orphans import note_orphans, orphan_ended, reap_failed
 from domain.gpu.servers import after_end, requeue
 from domain.gpu.setup_rules import with_installed
 from domain.ids import parse_launch_id
@@ -52,17 +54,19 @@ def pod_observed(draft: Draft, command: PodObserved) -> None:
     _reached(draft)
     _note_boot(draft, command.boot, set(command.expected) - launches.keys())
     _learn_counters(draft, launches)
+    # An id of ours that somebody else was quicker to use is not ours.
+    ours = {launch.id: launch for launch in launches.values() if launch.owner in {None, draft.state.owner}}
     for server in list(draft.state.servers.values()):
         if not server.holds_lease or server.launch_id is None:
             continue
-        seen = launches.get(server.launch_id)
+        seen = ours.get(server.launch_id)
         if seen is not None and seen.boot not in {None, command.boot} and server.state in _MAY_SERVE:
             _rebooted(draft, server)
         elif seen is not None and seen.state != "absent":
             _see(draft, server, seen, command.log_tails.get(seen.id, seen.last_line or ""))
         elif server.launch_id in command.expected:
             _missing(draft, server)
-    _note_orphans(draft, launches)
+    note_orphans(draft, launches)
     if command.inventory is not None:
         _note_inventory(draft, command.inventory)
 
@@ -96,10 +100,19 @@ def launch_done(draft: Draft, command: LaunchDone) -> None:
     if server is None or server.state != "launching":
         return
     seen = command.observation
-    if seen.alive and seen.exit is None:
+    if seen.owner not in {None, draft.state.owner}:
+        _id_taken(draft, server, seen)
+    elif seen.alive and seen.exit is None:
         _loading(draft, draft.change(server, belief=merge(server.belief, seen), pid=seen.pid))
     else:
         _see(draft, server, seen, seen.last_line or "")
+
+
+def _id_taken(draft: Draft, server: ModelServer, seen: Observation) -> None:
+    """Somebody else has launched under this id, and nothing was launched for us: the next id is tried."""
+    draft.emit("launch_refused", server=server.name, launch_id=seen.id, code="id_taken",
+               message=f"a launch of this id belongs to {seen.owner}")  # fmt: skip
+    requeue(draft, draft.end(server, "not_launched", "stopped"))
 
 
 def launch_failed(draft: Draft, command: LaunchFailed) -> None:
@@ -130,19 +143,21 @@ def launch_failed(draft: Draft, command: LaunchFailed) -> None:
 def stop_done(draft: Draft, command: StopDone) -> None:
     """Note a verified stop and release the lease; where GPU memory stayed in use, keep it."""
     server = draft.state.server_of_launch(command.launch_id)
-    if server is not None and server.holds_lease:
+    if server is None:
+        orphan_ended(draft, command)
+    elif server.holds_lease:
         _stopped(draft, server, command.result)
 
 
 def stop_failed(draft: Draft, command: StopFailed) -> None:
     """Note that a stop has to be tried again, after a growing delay."""
     server = draft.state.server_of_launch(command.launch_id)
-    if server is None or not server.holds_lease or server.stop is None:
+    if server is None:
+        reap_failed(draft, command)
         return
-    delay = min(5.0 * 2**server.stop.attempts, 300.0)
-    stop = server.stop.model_copy(
-        update={"attempts": server.stop.attempts + 1, "retry_at": draft.now + timedelta(seconds=delay)}
-    )
+    if not server.holds_lease or server.stop is None:
+        return
+    stop = server.stop.tried_again(draft.now)
     draft.change(server, stop=stop)
     draft.emit(
         "server_stop_failed",
@@ -150,7 +165,7 @@ def stop_failed(draft: Draft, command: StopFailed) -> None:
         launch_id=command.launch_id,
         code=command.code,
         message=command.message,
-        retry_in_seconds=delay,
+        retry_in_seconds=stop.seconds_left(draft.now),
     )
 
 
@@ -224,23 +239,55 @@ def _see(draft: Draft, server: ModelServer, seen: Observation, log_tail: str) ->
     elif seen.state == "exited" or seen.exit is not None:
         _ended_by_itself(draft, server, seen, log_tail)
     elif seen.state == "running":
-        _running(draft, server, belief)
+        _running(draft, server, seen, belief, log_tail)
 
 
-def _running(draft: Draft, server: ModelServer, belief: Belief) -> None:
+def _running(draft: Draft, server: ModelServer, seen: Observation, belief: Belief, log_tail: str) -> None:
     if server.state in {"launching", "lost"}:
         server = _loading(draft, server)
-    if not belief.ready:
+    if budgets.is_stalled(belief, seen):
+        _stalled(draft, server, seen, belief, log_tail)
+    elif not belief.ready:
         return
-    if belief.healthy is False:
-        if server.state != "unhealthy":
-            draft.move(server, "unhealthy")
-            draft.emit("server_unhealthy", server=server.name, launch_id=server.launch_id)
+    elif belief.healthy is False:
+        _unhealthy(draft, server, seen, log_tail)
     elif server.state != "ready":
         loaded = (draft.now - server.since).total_seconds() if server.ready_at is None else None
         ready = draft.move(server, "ready", ready_at=server.ready_at or draft.now)
         port = ready.plan.port if ready.plan else None
         draft.emit("server_ready", server=server.name, launch_id=server.launch_id, port=port, load_seconds=loaded)
+    elif not server.holders and budgets.is_idle(server.request.idle_ttl, seen):
+        # A task that holds it needs it: it is idle between two of the task's requests, however long that takes.
+        server = draft.change(server, wanted=False, kept=False)
+        draft.order_stop(server, server.request.grace, why=f"idle: no request for {seen.idle_seconds:.0f} s")
+
+
+def _stalled(draft: Draft, server: ModelServer, seen: Observation, belief: Belief, log_tail: str) -> None:
+    stage = belief.stage or "start"
+    reason = failure(
+        "load_stalled",
+        f"no progress for {seen.silent_seconds:.0f} s in stage {stage!r}, which may take {budgets.budget(stage):.0f} s "
+        f"without any; the last line of its log: {seen.last_line or 'there is none'}",
+        log_tail,
+    )
+    draft.order_stop(draft.fail(server, reason), 0.0, why="its start has stalled")
+
+
+def _unhealthy(draft: Draft, server: ModelServer, seen: Observation, log_tail: str) -> None:
+    """Note that a server is unhealthy; end one that stays so, where its policy then launches it again."""
+    if server.state != "unhealthy":
+        reason = seen.unhealthy_reason or ""
+        draft.move(server, "unhealthy", unhealthy_reason=reason)
+        draft.emit("server_unhealthy", server=server.name, launch_id=server.launch_id, reason=reason or None)
+        return
+    # On return from an outage it gets its time anew: what it was before says nothing.
+    seconds = (draft.now - max(server.since, draft.state.since)).total_seconds()
+    patient = seconds < budgets.UNRESPONSIVE_AFTER or not restarts.limit(server, "unresponsive")
+    if patient or seen.healthy is not False:
+        return
+    why = f"unhealthy for {seconds:.0f} s: {server.unhealthy_reason or 'it gave no reason'}"
+    server = draft.fail(server, failure("unresponsive", why, log_tail))
+    draft.order_stop(server, 0.0, why="it does not respond")
 
 
 def _loading(draft: Draft, server: ModelServer) -> ModelServer:
@@ -250,11 +297,13 @@ def _loading(draft: Draft, server: ModelServer) -> ModelServer:
 
 def _ended_by_itself(draft: Draft, server: ModelServer, seen: Observation, log_tail: str) -> None:
     if seen.stop_requested:
-        draft.order_stop(draft.change(server, wanted=False), 0.0, why="it was stopped on the machine")
+        draft.order_stop(draft.plan_restart(server, None), 0.0, why="it was stopped on the machine")
         return
     was_ready = server.belief is not None and server.belief.ready
     server = draft.fail(server, classify(seen.exit, log_tail, was_ready=was_ready))
-    if seen.state == "exited" and seen.members == 0:
+    if server.retry_at is not None:
+        draft.order_stop(server, 0.0, why="what its launch left is cleaned up before the next one")
+    elif seen.state == "exited" and seen.members == 0:
         # It has failed, and that can be said at once; what it left behind is cleaned up before its GPUs are given on.
         draft.change(server, stop=StopOrder(requested_at=draft.now, by="podctl", grace=0.0))
     else:
@@ -271,29 +320,6 @@ def _missing(draft: Draft, server: ModelServer) -> None:
     draft.move(server, "lost", failure=reason)
     draft.emit("server_lost", server=server.name, launch_id=server.launch_id, message=reason.message,
                advice=reason.advice)  # fmt: skip
-
-
-def _note_orphans(draft: Draft, launches: dict[str, Observation]) -> None:
-    """List living launches that no server here owns. They are gone around, not touched."""
-    owned = {server.launch_id for server in draft.state.servers.values() if server.holds_lease}
-    before = {orphan.launch_id: orphan for orphan in draft.state.orphans}
-    now = {
-        launch.id: Orphan(
-            launch_id=launch.id,
-            belief=merge(before[launch.id].belief if launch.id in before else None, launch),
-            gpus=launch.gpus,
-            ports=launch.ports,
-        )
-        for launch in launches.values()
-        if launch.alive and launch.id not in owned
-    }
-    if now == before:
-        return
-    draft.update(orphans=tuple(now.values()))
-    for launch_id in now.keys() - before.keys():
-        draft.emit("orphan_found", launch_id=launch_id, gpus=[gpu.uuid for gpu in now[launch_id].gpus])
-    for launch_id in before.keys() - now.keys():
-        draft.emit("orphan_gone", launch_id=launch_id)
 
 
 def _note_inventory(draft: Draft, inventory: Inventory) -> None:
@@ -316,10 +342,8 @@ def _note_inventory(draft: Draft, inventory: Inventory) -> None:
 
 def _stopped(draft: Draft, server: ModelServer, result: StopResult) -> None:
     exit_ = result.exit or server.exit
-    if (
-        server.stop is None and server.state != "memory_unexplained"
-    ):  # stopped by somebody else's hand: that is not undone
-        server = draft.change(server, wanted=False)
+    if server.stop is None and server.state != "memory_unexplained":  # stopped by somebody else's hand
+        server = draft.plan_restart(server, None)
     if result.state == "memory_unexplained":
         readings = {uuid: f"{m.before} MiB before the launch, {m.now} MiB now" for uuid, m in result.memory.items()}
         draft.move(server, "memory_unexplained", stop=None, stop_result=result, exit=exit_)

@@ -5,7 +5,7 @@ from typing import assert_never, get_args
 
 from domain.entity import ACCEPTED, Event, check_size
 from domain.errors import Rejected
-from domain.gpu import reports, servers, setup_rules
+from domain.gpu import orphans, reports, servers, setup_rules
 from domain.gpu.commands import (
     AcceptMemory,
     AttachServer,
@@ -20,8 +20,10 @@ from domain.gpu.commands import (
     PodInput,
     PodObserved,
     PodUnreachable,
+    ReapLaunch,
     Remove,
     Report,
+    ServerDue,
     SetAddress,
     SetTaskQueue,
     SetupStepDone,
@@ -112,6 +114,10 @@ def _change(draft: Draft, command: Command) -> None:  # noqa: C901, PLR0912 - on
             servers.stop_server(draft, command)
         case AcceptMemory():
             servers.accept_memory(draft, command)
+        case ReapLaunch():
+            orphans.reap_launch(draft, command)
+        case ServerDue():
+            servers.server_due(draft, command)
         case HolderGone():
             servers.holder_gone(draft, command.task_id)
         case PodObserved():
@@ -171,9 +177,9 @@ def _remove(draft: Draft, command: Remove) -> None:
     for server in active:
         draft.emit("server_lost", server=server.name, launch_id=server.launch_id, message="the machine is lost")
         if server.holds_lease:
-            draft.end(server, "lost", "lost", wanted=False, stop=None)
+            draft.end(server, "lost", "lost", wanted=False, stop=None, retry_at=None)
         else:
-            draft.move(server, "lost", wanted=False)
+            draft.move(server, "lost", wanted=False, retry_at=None)
     draft.update(removed=True, orphans=())
     draft.emit("pod_removed", lost=command.lost)
 

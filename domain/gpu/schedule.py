@@ -6,9 +6,19 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from domain.entity import Value
+from domain.gpu.commands import ServerDue
 from domain.gpu.inventory import foreign_processes
-from domain.gpu.models import Belief, GpuPodState, ModelServer, ShownState, StartPlan, Told, shown_state
+from domain.gpu.models import (
+    Belief,
+    GpuPodState,
+    ModelServer,
+    ShownState,
+    StartPlan,
+    Told,
+    shown_state,
+)
 from domain.gpu.queue import waits_for
+from domain.gpu.restarts import describe, limit
 from domain.gpu.setup import StepName, is_decided
 from domain.ids import gpu_pod_workflow_id
 
@@ -18,17 +28,17 @@ class Launch(Value):
 
     type: Literal["launch"] = "launch"
     key: str
-    server: str
     launch_id: str
     plan: StartPlan
+    #: Marks the launch on the machine.
+    owner: str
 
 
 class Stop(Value):
-    """Stop a launch and verify it. ``grace`` is in seconds."""
+    """Stop a launch and verify it. ``grace`` is in seconds; another grace is another action, which ends this one."""
 
     type: Literal["stop"] = "stop"
     key: str
-    server: str
     launch_id: str
     grace: float
 
@@ -36,9 +46,10 @@ class Stop(Value):
 class Watch(Value):
     """Watch the machine; return as soon as it differs from these beliefs (``beliefs.differs``), or does not answer.
 
-    With ``reachable`` None it returns at the first answer or failure; with False it already counts as unreachable,
-    and it returns when the machine answers. ``boot`` (as ``known_boot``) and ``expected`` go back in the report.
-    One whose key is no longer listed (the address changed, the pod was removed) is cancelled and its result dropped.
+    Also when time alone has made something worth a report (``budgets.is_due``). With ``reachable`` None it returns at
+    the first answer or failure; with False it already counts as unreachable, and it returns when the machine answers.
+    ``boot`` (as ``known_boot``) and ``expected`` go back in the report. One whose key is no longer listed (the address
+    changed, the pod was removed) is cancelled and its result dropped.
     """
 
     type: Literal["watch"] = "watch"
@@ -52,6 +63,12 @@ class Watch(Value):
     #: server -> its newest launch that was seen, and what stands for servers that are not listed: a newer one is news.
     counters: dict[str, int]
     counter_floor: int
+    #: Launches that are to make progress until they are ready.
+    loading: tuple[str, ...]
+    #: launch id -> seconds without a request after which it is to be stopped.
+    idle_ttls: dict[str, float]
+    #: Launches that are unhealthy, and are to be ended if they stay so.
+    impatient: tuple[str, ...]
 
 
 class Inspect(Value):
@@ -103,7 +120,16 @@ class WakeAt(Value):
     at: datetime
 
 
-Action = Annotated[Launch | Stop | Watch | Inspect | SetUp | Notify | WakeAt, Field(discriminator="type")]
+class Command(Value):
+    """A decision of the rules' own, to be applied at once."""
+
+    type: Literal["command"] = "command"
+    key: str
+    command_id: str
+    command: ServerDue
+
+
+Action = Annotated[Launch | Stop | Watch | Inspect | SetUp | Notify | WakeAt | Command, Field(discriminator="type")]
 
 
 def next_actions(state: GpuPodState, now: datetime) -> tuple[Action, ...]:
@@ -114,39 +140,18 @@ def next_actions(state: GpuPodState, now: datetime) -> tuple[Action, ...]:
     notices = tuple(_notices(state))
     if state.removed:
         return notices
-    actions: list[Action] = []
-    times: list[datetime] = []
+    timed: list[tuple[datetime | None, Action]] = list(_restarts(state))
     if state.boot is not None or state.reachable is False:
-        actions.append(_watch(state))
+        timed.append((None, _watch(state)))
     if state.reachable is not False:
-        inspect_at = _inspect_at(state, now)
-        if inspect_at is not None and state.inspect_not_before is not None:
-            inspect_at = max(inspect_at, state.inspect_not_before)
-        if inspect_at is not None and inspect_at <= now:
-            actions.append(
-                Inspect(
-                    key=f"inspect/{state.address_revision}",
-                    boot=state.boot,
-                    expected=_expected(state),
-                    vllm=state.vllm[-1].program if state.vllm else None,
-                )
-            )
-        elif inspect_at is not None:
-            times.append(inspect_at)
-        for server in state.servers.values():
-            action = _launch_or_stop(server)
-            if server.stop is not None and server.stop.retry_at is not None and server.stop.retry_at > now:
-                times.append(server.stop.retry_at)
-            elif action is not None:
-                actions.append(action)
-        actions.extend(_set_up(state))
+        timed += [*_inspection(state, now), *_launches(state), *_stops(state), *_set_up(state)]
+    actions = [action for at, action in timed if at is None or at <= now]
     # What the workers of one queue have begun goes on with those of the next when the pod gets another one.
     queue = state.task_queue
     actions = [action.model_copy(update={"key": f"{action.key}@{queue}"}) if queue else action for action in actions]
-    actions.extend(notices)
-    if times:
-        actions.append(WakeAt(key="wake", at=min(times)))
-    return tuple(actions)
+    later = [at for at, _ in timed if at is not None and at > now]
+    wake = [WakeAt(key="wake", at=min(later))] if later else []
+    return (*actions, *notices, *wake)
 
 
 def is_settled(state: GpuPodState) -> bool:
@@ -155,58 +160,90 @@ def is_settled(state: GpuPodState) -> bool:
 
 
 def detail(state: GpuPodState, server: ModelServer) -> str:
-    """Return what a person wants to know beside the state: what it waits for, why it failed."""
-    if shown_state(state, server) == "unreachable":
-        return f"{state.unreachable_reason} (since {state.since:%Y-%m-%d %H:%M:%S}); it is left alone"
-    if server.state == "pending":
-        return f"waits for {waits_for(state, server)}"
-    if server.failure is not None:
-        return f"{server.failure.message}; {server.failure.advice}"
-    if server.state == "memory_unexplained":
-        return "stopped, but its GPU memory did not come back; the GPUs stay leased"
-    return server.stage or "" if server.state == "loading" else ""
+    """Return what a person wants to know beside the state: what it waits for, why it failed, when it comes back."""
+    match shown_state(state, server):
+        case "unreachable":
+            said = f"{state.unreachable_reason} (since {state.since:%Y-%m-%d %H:%M:%S}); it is left alone"
+        case "pending":
+            said = f"waits for {waits_for(state, server)}"
+        case "memory_unexplained":
+            said = "stopped, but its GPU memory did not come back; the GPUs stay leased"
+        case "loading":
+            said = server.stage or ""
+        case "unhealthy":
+            said = server.unhealthy_reason
+        case _ if server.retry_at is not None:
+            why = server.failure.message if server.failure else "it was stopped on the machine"
+            said = f"{why}; {describe(server)}"
+        case _:
+            said = f"{server.failure.message}; {server.failure.advice}" if server.failure else ""
+    return said
 
 
-def _launch_or_stop(server: ModelServer) -> Launch | Stop | None:
-    if server.launch_id is None or not server.holds_lease:
-        return None
-    if server.stop is not None:
-        return Stop(
-            key=f"stop/{server.launch_id}", server=server.name, launch_id=server.launch_id, grace=server.stop.grace
+def _restarts(state: GpuPodState) -> list[tuple[datetime | None, Command]]:
+    return [
+        (
+            server.retry_at,
+            Command(
+                key=f"due/{server.name}",
+                command_id=f"{gpu_pod_workflow_id(state.name)}/{server.name}/due/{state.sequence}",
+                command=ServerDue(name=server.name),
+            ),
         )
-    if server.state == "launching" and server.plan is not None:
-        return Launch(
-            key=f"launch/{server.launch_id}", server=server.name, launch_id=server.launch_id, plan=server.plan
-        )
-    return None
+        for server in state.servers.values()
+        if server.state == "restarting"
+    ]
 
 
-def _set_up(state: GpuPodState) -> list[SetUp]:
+def _launches(state: GpuPodState) -> list[tuple[None, Launch]]:
+    owner = state.owner
+    return [
+        (None, Launch(key=f"launch/{server.launch_id}", launch_id=server.launch_id, plan=server.plan, owner=owner))
+        for server in state.servers.values()
+        if server.state == "launching" and server.launch_id is not None and server.plan is not None
+    ]
+
+
+def _stops(state: GpuPodState) -> list[tuple[datetime | None, Stop]]:
+    """Return the ends that are wanted: of servers' launches, and of those that nobody here owns."""
+    orders = [(s.launch_id, s.stop) for s in state.servers.values() if s.launch_id and s.holds_lease and s.stop]
+    orders += [(orphan.launch_id, orphan.reap) for orphan in state.orphans if orphan.reap]
+    return [
+        (order.retry_at, Stop(key=f"stop/{launch_id}/{order.grace:g}", launch_id=launch_id, grace=order.grace))
+        for launch_id, order in orders
+    ]
+
+
+def _set_up(state: GpuPodState) -> list[tuple[None, SetUp]]:
     setup = state.setup
     step = setup.current if setup is not None and setup.state == "running" else None
     if setup is None or step is None or is_decided(step):
         return []
     request = setup.request
-    return [
-        SetUp(
-            key=f"setup/{setup.number}/{setup.round}/{step.name}",
-            launch_id=setup.launch_id(state.name, step.name),
-            step=step.name,
-            mount=request.mount,
-            models_path=request.models_path,
-            spec=request.vllm,
-            version=setup.version,
-        )
-    ]
+    action = SetUp(
+        key=f"setup/{setup.number}/{setup.round}/{step.name}",
+        launch_id=setup.launch_id(state.name, step.name),
+        step=step.name,
+        mount=request.mount,
+        models_path=request.models_path,
+        spec=request.vllm,
+        version=setup.version,
+    )
+    return [(None, action)]
 
 
 def _watch(state: GpuPodState) -> Watch:
-    beliefs = {orphan.launch_id: orphan.belief for orphan in state.orphans}
-    for server in state.servers.values():
-        if server.holds_lease and server.launch_id is not None and server.belief is not None:
-            beliefs[server.launch_id] = server.belief
+    beliefs = {orphan.launch_id: orphan.belief for orphan in state.orphans if orphan.belief.state != "absent"}
+    held = {server.launch_id: server for server in state.servers.values() if server.holds_lease and server.launch_id}
+    beliefs.update({launch_id: server.belief for launch_id, server in held.items() if server.belief is not None})
+    idle_ttls = {
+        launch_id: server.request.idle_ttl
+        for launch_id, server in held.items()
+        if server.state == "ready" and server.request.idle_ttl is not None and not server.holders
+    }
     return Watch(
-        key=f"watch/{state.address_revision}",
+        # A task that comes or goes changes who may be idle, and nothing on the machine: that watch begins anew.
+        key="/".join((f"watch/{state.address_revision}", *sorted(idle_ttls))),
         reachable=state.reachable,
         boot=state.boot,
         beliefs=beliefs,
@@ -214,6 +251,13 @@ def _watch(state: GpuPodState) -> Watch:
         # A launch that nobody has seen yet counts as a newer one: it may have died by the time it is first looked for.
         counters={s.name: s.counter - (s.holds_lease and s.belief is None) for s in state.servers.values()},
         counter_floor=state.counter_floor,
+        loading=tuple(launch_id for launch_id, server in held.items() if server.state == "loading"),
+        idle_ttls=idle_ttls,
+        impatient=tuple(
+            launch_id
+            for launch_id, server in held.items()
+            if server.state == "unhealthy" and limit(server, "unresponsive")
+        ),
     )
 
 
@@ -223,18 +267,27 @@ def _expected(state: GpuPodState) -> tuple[str, ...]:
     return tuple(server.launch_id for server in held if server.launch_id is not None)
 
 
-def _inspect_at(state: GpuPodState, now: datetime) -> datetime | None:
-    """Return when the machine has to be looked at again; None: not at all.
+def _inspection(state: GpuPodState, now: datetime) -> list[tuple[datetime, Inspect]]:
+    """Return the next look at the machine, if there is to be one.
 
     A healthy machine is not looked at: only where a server waits for what no watch reports, memory of processes
     that are not ours.
     """
-    if state.inventory is None or state.inventory_at is None or state.inventory_stale:
-        return now
-    states = {server.state for server in state.servers.values()}
-    if "memory_unexplained" in states or ("pending" in states and foreign_processes(state.inventory)):
-        return state.inventory_at + timedelta(seconds=state.recheck_seconds)
-    return None
+    at = now
+    if state.inventory is not None and state.inventory_at is not None and not state.inventory_stale:
+        states = {server.state for server in state.servers.values()}
+        if "memory_unexplained" not in states and not ("pending" in states and foreign_processes(state.inventory)):
+            return []
+        at = state.inventory_at + timedelta(seconds=state.recheck_seconds)
+    if state.inspect_not_before is not None:
+        at = max(at, state.inspect_not_before)
+    inspect = Inspect(
+        key=f"inspect/{state.address_revision}",
+        boot=state.boot,
+        expected=_expected(state),
+        vllm=state.vllm[-1].program if state.vllm else None,
+    )
+    return [(at, inspect)]
 
 
 def _notices(state: GpuPodState) -> list[Notify]:

@@ -1,18 +1,13 @@
 """What people and tasks ask for: start, attach, detach, stop. Decided here, done by activities, reported later."""
 
 from domain.errors import Rejected
-from domain.gpu.commands import (
-    AcceptMemory,
-    AttachServer,
-    DetachServer,
-    StartServer,
-    StopServer,
-)
+from domain.gpu.commands import AcceptMemory, AttachServer, DetachServer, ServerDue, StartServer, StopServer
 from domain.gpu.draft import Draft
 from domain.gpu.models import GpuPodState, ModelServer, shown_state
 from domain.gpu.planning import candidates
 from domain.gpu.queue import dispatch, waits_for
 from domain.gpu.request import StartRequest, check_request
+from domain.gpu.restarts import describe
 
 
 def start_server(draft: Draft, command: StartServer) -> None:
@@ -100,6 +95,16 @@ def accept_memory(draft: Draft, command: AcceptMemory) -> None:
     after_end(draft, draft.end(server, "memory_accepted", "failed" if server.failure else "stopped"))
 
 
+def server_due(draft: Draft, command: ServerDue) -> None:
+    """The time has come at which a server is launched again: it goes back into the queue. Rejected: ``not_due``."""
+    server = draft.state.server(command.name)
+    if server.state != "restarting" or server.retry_at is None or server.retry_at > draft.now:
+        raise Rejected("not_due", f"model server {server.name!r} is {server.state}: nothing is due yet")
+    # Whoever would not wait for its first launch was served then.
+    requeue(draft, draft.change(server, wait=True, refused_launches=0))
+    draft.emit("server_queued", by="podctl", server=server.name, reason=f"restart {len(server.restarts)}")
+
+
 def requeue(draft: Draft, server: ModelServer) -> None:
     """Put a server whose last launch left nothing behind back into the queue, at the place it had."""
     fresh = ModelServer(
@@ -111,6 +116,7 @@ def requeue(draft: Draft, server: ModelServer) -> None:
         kept=server.kept,
         wait=server.wait,
         refused_launches=server.refused_launches,
+        restarts=server.restarts,
         created_at=server.created_at,
         told=server.told,
     )
@@ -118,8 +124,8 @@ def requeue(draft: Draft, server: ModelServer) -> None:
 
 
 def after_end(draft: Draft, server: ModelServer) -> None:
-    """Start a server again that was wanted while its last launch was being stopped."""
-    if server.wanted:
+    """Start a server again that was wanted while its last launch was being stopped; one to be restarted waits."""
+    if server.wanted and server.retry_at is None:
         requeue(draft, server)
         draft.emit("server_queued", by="podctl", server=server.name, reason="wanted again while it was being stopped")
 
@@ -161,6 +167,9 @@ def _queue(
         memory=request.memory,
         context=request.context,
         arguments=list(request.arguments) if request.arguments is not None else None,
+        restart=request.restart if request.restart != "never" else None,
+        idle_ttl=request.idle_ttl,
+        exposed=request.expose or None,
     )
     dispatch(draft)
     server = draft.state.servers[request.name]
@@ -175,12 +184,16 @@ def _queue(
 
 
 def _stop(draft: Draft, server: ModelServer, grace: float, *, why: str) -> None:
-    """Bring a server that is not finished to its end, from whatever state it is in."""
-    server = draft.change(server, wanted=False, kept=False)
-    if server.state == "pending":
-        draft.move(server, "stopped")
-        draft.emit("server_stopped", server=server.name, reason=f"{why}; it had not been launched")
-    elif server.stop is None:
+    """Bring a server that is not finished to its end, from whatever state it is in.
+
+    One that is being stopped already is stopped sooner by a shorter grace.
+    """
+    server = draft.change(server, wanted=False, kept=False, retry_at=None)
+    if server.state in {"pending", "restarting"}:
+        waited = "launched" if server.state == "pending" else "launched again"
+        draft.move(server, "stopped", failure=None)
+        draft.emit("server_stopped", server=server.name, reason=f"{why}; it had not been {waited}")
+    elif server.stop is None or grace < server.stop.grace:
         draft.order_stop(server, grace, why=why)
 
 
@@ -188,7 +201,9 @@ def _already_running(state: GpuPodState, server: ModelServer) -> str:
     shown = shown_state(state, server)
     where = f" as launch {server.launch_id}" if server.launch_id else ""
     port = f", port {server.plan.port}" if server.plan else ""
-    if server.stop is not None:
+    if server.state == "restarting":
+        then = f"it is {describe(server)}; to start it anew, stop it first"
+    elif server.stop is not None:
         then = "its last launch is still being stopped: try again when that is done"
     elif server.state == "memory_unexplained":
         then = "its GPU memory did not come back: `podctl stop` verifies it again"

@@ -23,6 +23,7 @@ from domain.gpu.observation import ComputeApp, Exit, Gpu, Inventory, Observation
 from domain.gpu.request import StartRequest
 from domain.gpu.rules import apply, register_pod
 from domain.gpu.schedule import Action, next_actions
+from domain.gpu.schedule import Command as Decision
 from domain.gpu.ssh_target import parse_ssh
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -104,6 +105,15 @@ class Pod:
     def later(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
 
+    def pass_time(self, seconds: float) -> list[Event]:
+        """Let time pass, and what was due by then be decided, as the workflow's loop does."""
+        self.later(seconds)
+        events: list[Event] = []
+        while decisions := [action for action in self.actions().values() if isinstance(action, Decision)]:
+            for decision in decisions:
+                events += self.do(decision.command, by="podctl", command_id=decision.command_id)
+        return events
+
     def start(self, name: str = "qwen", *, wait: bool = True, **fields: Any) -> list[Event]:
         return self.do(StartServer(request=request(name, **fields), wait=wait))
 
@@ -139,6 +149,10 @@ class Pod:
         """Bring a server from launching to ready; every other one of the pod stays as it is."""
         self.launched(name)
         return self.observe_one(running(self.launch_id(name), ready=True, **fields))
+
+    def do_inspect(self, *launches: Observation, boot: str = "boot-1", count: int = 1) -> list[Event]:
+        """Answer a look at a machine whose GPUs are free of others."""
+        return self.observe(*launches, boot=boot, inventory=inventory(count, boot=boot))
 
     def observe_one(self, launch: Observation, **fields: Any) -> list[Event]:
         return self.do(

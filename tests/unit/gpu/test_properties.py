@@ -2,16 +2,17 @@
 
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from domain.entity import ACCEPTED
+from domain.entity import ACCEPTED, Event
 from domain.errors import Rejected
-from domain.gpu.beliefs import differs, newer
+from domain.gpu.beliefs import differs, merge, newer
+from domain.gpu.budgets import is_due
 from domain.gpu.commands import (
     AcceptMemory,
     AttachServer,
@@ -25,7 +26,9 @@ from domain.gpu.commands import (
     LaunchFailed,
     PodObserved,
     PodUnreachable,
+    ReapLaunch,
     Remove,
+    ServerDue,
     SetupStepDone,
     StartServer,
     StartSetup,
@@ -36,14 +39,19 @@ from domain.gpu.commands import (
 from domain.gpu.leases import leases, used_shares
 from domain.gpu.models import GpuPodState
 from domain.gpu.observation import Exit, GpuShare, Inventory, MemoryReading, Observation, StopResult
+from domain.gpu.queue import waits_for
+from domain.gpu.restarts import MAXIMUM_RESTARTS
 from domain.gpu.rules import apply
 from domain.gpu.schedule import Action, Inspect, Launch, Notify, SetUp, Stop, WakeAt, Watch, next_actions
+from domain.gpu.schedule import Command as Decision
 from domain.gpu.summary import memo, summary_markdown
 from tests.unit.gpu.pod import EPOCH, Pod, inventory, request
 
 NAMES = ("a", "b", "c")
 TASKS = ("t1", "t2")
 BOOTS = ("boot-1", "boot-2", "boot-3")
+POLICIES = ("never", "on-failure", "always")
+OWNERS = ("register", "somebody", None)
 NOT_LAUNCHED = {"port_taken", "gpu_share_taken", "gpu_missing", "program_not_found", "launch_stopped", "bad_request"}
 
 
@@ -60,16 +68,45 @@ def check_invariants(state: GpuPodState) -> None:
         assert (server.launch_id is None) == (server.plan is None)
         if server.state in {"launching", "loading", "ready", "unhealthy", "stopping", "memory_unexplained"}:
             assert server.holds_lease
-        if server.state in {"pending", "stopped"}:
+        if server.state in {"pending", "stopped", "restarting"}:
             assert not server.holds_lease
+        if server.state == "restarting":
+            assert server.wanted
+            assert server.retry_at is not None
         if server.state == "stopping":
             assert server.stop is not None
         if server.state == "failed":
             assert server.failure is not None
+            assert server.retry_at is None
             assert server.finished or server.stop is not None
+        assert len(server.restarts) <= MAXIMUM_RESTARTS
+        assert all(server.restarts[-1] - at < timedelta(hours=1) for at in server.restarts)
         assert set(server.told) <= set(server.holders)
         if server.state not in {"stopped", "failed", "lost"}:
             assert server.kept or server.holders or server.stop or server.state == "memory_unexplained"
+
+
+def everybody_goes_on(state: GpuPodState, now: datetime) -> None:
+    """Fail if a server that is not finished waits for nothing: no action, no time, no reason."""
+    actions = {action.key: action for action in next_actions(state, now)}
+    timed = isinstance(actions.get("wake"), WakeAt)
+    for server in state.servers.values():
+        stops = [action for action in actions.values() if isinstance(action, Stop)]
+        match server.state:
+            case _ if server.finished or state.removed:
+                pass
+            case "pending":
+                assert waits_for(state, server) not in {"", "its turn"}
+            case "restarting":
+                assert timed or f"due/{server.name}" in actions
+            case "launching" if state.reachable is not False and server.stop is None:
+                assert f"launch/{server.launch_id}" in actions
+            case "stopping" | "failed" if state.reachable is not False:
+                assert timed or any(action.launch_id == server.launch_id for action in stops)
+            case "memory_unexplained" if state.reachable is not False:
+                assert timed or any(isinstance(action, Inspect) for action in actions.values())
+            case _:
+                assert any(isinstance(action, Watch) for action in actions.values())
 
 
 def releases_a_lease_rightly(before: GpuPodState, after: GpuPodState, command: Command) -> None:
@@ -111,6 +148,8 @@ def _requests() -> st.SearchStrategy[object]:
         st.sampled_from(NAMES),
         st.sampled_from(("m/one", "m/two")),
         memory=st.sampled_from([None, 0.2, 0.5, 1.0]),
+        restart=st.sampled_from(POLICIES),
+        idle_ttl=st.sampled_from([None, 60.0]),
     ) | st.builds(request, st.sampled_from(NAMES), arguments=st.just(("--tensor-parallel-size", "2")))
 
 
@@ -138,6 +177,9 @@ def _observations(launch_id: str) -> st.SearchStrategy[Observation]:
         exit=st.none() | st.builds(Exit, code=st.sampled_from([None, 0, 1, 2])),
         readiness=st.sampled_from(["none", "process", "ready"]),
         healthy=st.sampled_from([None, True, False]),
+        owner=st.sampled_from(OWNERS),
+        idle_seconds=st.sampled_from([None, 1.0, 90.0]),
+        silent_seconds=st.sampled_from([None, 1.0, 9_000.0]),
         stop_requested=st.booleans(),
         stopped=st.none() | _stop_results(launch_id),
         gpus=st.just((GpuShare(uuid="GPU-1", share=0.9),)),
@@ -152,6 +194,8 @@ COMMANDS: st.SearchStrategy[Command] = st.one_of(
     st.builds(DetachServer, task_id=st.sampled_from(TASKS), name=st.sampled_from(NAMES)),
     st.builds(StopServer, name=st.sampled_from(NAMES), grace=st.just(1.0)),
     st.builds(AcceptMemory, name=st.sampled_from(NAMES)),
+    st.builds(ReapLaunch, launch_id=LAUNCHES, owner=st.sampled_from(OWNERS)),
+    st.builds(ServerDue, name=st.sampled_from(NAMES)),
     st.builds(HolderGone, task_id=st.sampled_from(TASKS)),
     st.builds(
         HolderTold,
@@ -198,6 +242,7 @@ def test_any_sequence_of_commands_keeps_the_invariants(script: list[tuple[Comman
             continue
         assert events == again.do(command)
         check_invariants(pod.state)
+        everybody_goes_on(pod.state, pod.now)
         releases_a_lease_rightly(before, pod.state, command)
         assert GpuPodState.model_validate_json(pod.state.model_dump_json()) == pod.state
         assert next_actions(pod.state, pod.now) == next_actions(again.state, again.now)
@@ -219,8 +264,10 @@ class Running:
     share: float
     alive: bool = True
     ready: bool = False
-    healthy: bool = True
+    unhealthy_since: datetime | None = None
     orphaned: bool = False
+    #: Seconds without progress while it loads, without a request when it is ready.
+    still_for: float = 0.0
 
 
 class Machine:
@@ -236,9 +283,11 @@ class Machine:
         if action.launch_id in self.tombstones and action.launch_id not in self.launches:
             return LaunchFailed(launch_id=action.launch_id, code="launch_stopped", message="")
         if action.launch_id not in self.launches:
-            alive = [other for other in self.launches.values() if other.alive]
+            alive = {launch_id: other for launch_id, other in self.launches.items() if other.alive}
+            name = action.launch_id.rpartition("/")[0]
+            assert not any(other.startswith(name + "/") for other in alive), f"two launches of {name} would live"
             for gpu in action.plan.gpus:
-                taken = sum(other.share for other in alive if gpu in other.gpus)
+                taken = sum(other.share for other in alive.values() if gpu in other.gpus)
                 assert taken + action.plan.share <= 1.0001, f"the podlet would refuse {action.launch_id} on {gpu}"
             self.launches[action.launch_id] = Running(self.boot, action.plan.gpus, action.plan.share)
             self.launched.append(action.launch_id)
@@ -261,7 +310,10 @@ class Machine:
             members=2 if launch.alive else 0,
             exit=None if launch.alive and not launch.orphaned else Exit(code=0),
             readiness="ready" if launch.ready and launch.alive else "process" if launch.alive else "none",
-            healthy=launch.healthy if launch.ready and launch.alive else None,
+            healthy=launch.unhealthy_since is None if launch.ready and launch.alive else None,
+            idle_seconds=launch.still_for if launch.ready and launch.alive else None,
+            silent_seconds=launch.still_for if launch.alive and not launch.ready else None,
+            owner="register",
             stop_requested=launch_id in self.tombstones,
             stopped=stopped if not launch.alive else None,
             gpus=tuple(GpuShare(uuid=gpu, share=launch.share) for gpu in launch.gpus),
@@ -287,12 +339,26 @@ class PodAndMachine(RuleBasedStateMachine):
         self.pod = Pod()
         self.machine = Machine()
         self.in_flight: dict[str, Command | Action] = {}
+        self.restarted: dict[str, list[datetime]] = {}
 
     def send(self, command: Command) -> None:
         before = self.pod.state
         with suppress(Rejected):
-            self.pod.do(command)
+            self.note_restarts(self.pod.do(command))
             releases_a_lease_rightly(before, self.pod.state, command)
+        self.note_restarts(self.pod.pass_time(0))
+
+    def note_restarts(self, events: list[Event]) -> None:
+        """Fail if a server that nobody asked for anew is launched again too often."""
+        for event in events:
+            name = str(event.payload.get("server"))
+            if event.type == "server_requested":
+                self.restarted[name] = []
+            elif event.type == "server_queued" and str(event.payload["reason"]).startswith("restart "):
+                # From the decision on; its delay, of 80 s at the most, follows.
+                lately = [at for at in self.restarted[name] if event.at - at < timedelta(hours=1, seconds=-80)]
+                self.restarted[name] = [*lately, event.at]
+                assert len(self.restarted[name]) <= MAXIMUM_RESTARTS
 
     def carry_out(self, *, at_once: bool) -> None:
         """Begin everything that is to be done and not under way; done now or when its report is delivered."""
@@ -302,11 +368,23 @@ class PodAndMachine(RuleBasedStateMachine):
 
     def has_something_to_report(self, action: Action) -> bool:
         if not isinstance(action, Watch):
-            return not isinstance(action, WakeAt)
+            return not isinstance(action, WakeAt | Decision)
         look = self.machine.look(action)
         owned = newer(look.launches, self.pod.state.name, action.counters, action.counter_floor)
         news = differs(look.launches, action.beliefs, {*action.expected, *owned})
-        return action.reachable is not True or look.boot != action.boot or news
+        due = any(self.is_due(action, launch) for launch in look.launches)
+        return action.reachable is not True or look.boot != action.boot or news or due
+
+    def is_due(self, action: Watch, launch: Observation) -> bool:
+        since = self.machine.launches[launch.id].unhealthy_since
+        return is_due(
+            merge(action.beliefs.get(launch.id), launch),
+            launch,
+            unhealthy_seconds=(self.pod.now - since).total_seconds() if since is not None else 0.0,
+            loading=action.loading,
+            idle_ttls=action.idle_ttls,
+            impatient=action.impatient,
+        )
 
     def perform(self, action: Action) -> Command:
         match action:
@@ -325,24 +403,29 @@ class PodAndMachine(RuleBasedStateMachine):
             case SetUp():
                 told = {"version": "0.33.0", "program": "/p/vllm", "models_path": "/mnt"}
                 return SetupStepDone(launch_id=action.launch_id, message="done", **told)
-            case WakeAt():
-                raise AssertionError("a timer reports nothing")
+            case WakeAt() | Decision():
+                raise AssertionError("a timer reports nothing, and a decision is not carried out")
 
     def finish(self, key: str) -> None:
         report = self.in_flight.pop(key)
         self.send(
             self.perform(report)
-            if isinstance(report, Launch | Stop | Watch | Inspect | Notify | SetUp | WakeAt)
+            if isinstance(report, Launch | Stop | Watch | Inspect | Notify | SetUp | WakeAt | Decision)
             else report
         )
 
-    @rule(name=st.sampled_from(NAMES), memory=st.sampled_from([None, 0.4]))
-    def start(self, name: str, memory: float | None) -> None:
-        self.send(StartServer(request=request(name, memory=memory)))
+    @rule(
+        name=st.sampled_from(NAMES),
+        memory=st.sampled_from([None, 0.4]),
+        restart=st.sampled_from(POLICIES),
+        idle_ttl=st.sampled_from([None, 60.0]),
+    )
+    def start(self, name: str, memory: float | None, restart: str, idle_ttl: float | None) -> None:
+        self.send(StartServer(request=request(name, memory=memory, restart=restart, idle_ttl=idle_ttl)))
 
-    @rule(name=st.sampled_from(NAMES), task=st.sampled_from(TASKS))
-    def attach(self, name: str, task: str) -> None:
-        self.send(AttachServer(task_id=task, request=request(name)))
+    @rule(name=st.sampled_from(NAMES), task=st.sampled_from(TASKS), restart=st.sampled_from(POLICIES))
+    def attach(self, name: str, task: str, restart: str) -> None:
+        self.send(AttachServer(task_id=task, request=request(name, restart=restart)))
 
     @rule(name=st.sampled_from(NAMES), task=st.sampled_from(TASKS))
     def detach(self, name: str, task: str) -> None:
@@ -362,7 +445,7 @@ class PodAndMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.integers(1, 100))
     def wait(self, seconds: int) -> None:
-        self.pod.later(seconds)
+        self.note_restarts(self.pod.pass_time(seconds))
 
     @rule(at_once=st.booleans())
     def begin_actions(self, at_once: bool) -> None:
@@ -373,16 +456,18 @@ class PodAndMachine(RuleBasedStateMachine):
     def deliver(self, data: st.DataObject) -> None:
         self.finish(data.draw(st.sampled_from(sorted(self.in_flight))))
 
-    @rule(data=st.data(), what=st.sampled_from(["ready", "unhealthy", "crash", "root dies"]))
+    @rule(data=st.data(), what=st.sampled_from(["ready", "unhealthy", "still", "crash", "crash", "root dies"]))
     @precondition(lambda self: any(launch.alive for launch in self.machine.launches.values()))
     def happen(self, data: st.DataObject, what: str) -> None:
         alive = sorted(name for name, launch in self.machine.launches.items() if launch.alive)
         launch = self.machine.launches[data.draw(st.sampled_from(alive))]
         match what:
             case "ready":
-                launch.ready = launch.healthy = True
+                launch.ready, launch.unhealthy_since = True, None
             case "unhealthy":
-                launch.healthy = False
+                launch.unhealthy_since = self.pod.now
+            case "still":
+                launch.still_for = 9_000.0
             case "crash":
                 launch.alive = False
             case _:
@@ -396,6 +481,7 @@ class PodAndMachine(RuleBasedStateMachine):
     def the_state_is_sound(self) -> None:
         if hasattr(self, "pod"):
             check_invariants(self.pod.state)
+            everybody_goes_on(self.pod.state, self.pod.now)
 
     @invariant()
     def nothing_lives_that_the_state_calls_finished(self) -> None:
@@ -415,12 +501,15 @@ class PodAndMachine(RuleBasedStateMachine):
         """Left alone, everything settles: state and machine agree, and only the watch goes on."""
         if not hasattr(self, "pod"):
             return
-        for _ in range(200):
+        for _ in range(400):
             self.carry_out(at_once=True)
-            if not self.in_flight:
+            if self.in_flight:
+                self.finish(min(self.in_flight))
+                self.wait(1)
+            elif isinstance(wake := self.pod.actions().get("wake"), WakeAt):
+                self.wait((wake.at - self.pod.now).total_seconds())
+            else:
                 break
-            self.finish(min(self.in_flight))
-            self.pod.later(1)
         assert not self.in_flight
         state = self.pod.state
         assert not state.orphans
@@ -428,7 +517,8 @@ class PodAndMachine(RuleBasedStateMachine):
             launch = self.machine.launches.get(server.launch_id or "")
             assert server.holds_lease == bool(launch and launch.alive)
             if launch and launch.alive:
-                assert server.state == ("loading" if not launch.ready else "ready" if launch.healthy else "unhealthy")
+                ready = "ready" if launch.unhealthy_since is None else "unhealthy"
+                assert server.state == (ready if launch.ready else "loading")
         alive = {name for name, launch in self.machine.launches.items() if launch.alive}
         assert alive == {server.launch_id for server in state.servers.values() if server.holds_lease}
 

@@ -106,7 +106,7 @@ def test_a_crash_is_a_failure_at_once_and_its_gpus_are_given_on_after_the_cleani
     assert failure_of(pod).type == "out_of_memory"
     assert failure_of(pod).log_tail == "x\nCUDA out of memory"
     assert pod.server("next").state == "pending"
-    assert f"stop/{LAUNCH}" in pod.actions()
+    assert f"stop/{LAUNCH}/0" in pod.actions()
 
     events = pod.do(stopped(LAUNCH))
     assert types(events) == ["server_stopped", "lease_released", "lease_granted", "server_launching"]
@@ -225,14 +225,15 @@ def test_gpus_that_are_not_as_believed_are_looked_at_again(code: str) -> None:
     assert pod.launch_id() == "box/qwen/2"
 
 
-def test_a_plan_that_is_refused_again_and_again_fails() -> None:
+def test_a_plan_that_is_refused_again_and_again_waits_before_it_is_tried_anew() -> None:
     pod = Pod(inventory(1))
     pod.start()
     for counter in range(1, 6):
         pod.do(LaunchFailed(launch_id=f"box/qwen/{counter}", code="port_taken", message="taken"))
-    assert pod.server().state == "failed"
-    assert pod.server().finished
+    assert pod.server().state == "restarting"
     assert failure_of(pod).type == "port_taken"
+    pod.pass_time(5)
+    assert pod.launch_id() == "box/qwen/6"
 
 
 @pytest.mark.parametrize(
@@ -279,10 +280,10 @@ def test_a_stop_that_fails_is_tried_again_with_growing_delays() -> None:
     for _ in range(8):
         events = pod.do(StopFailed(launch_id=LAUNCH, code="stop_not_verified", message="processes survive SIGKILL"))
         delays.append(events[0].payload["retry_in_seconds"])
-        assert f"stop/{LAUNCH}" not in pod.actions()
+        assert f"stop/{LAUNCH}/30" not in pod.actions()
         assert "wake" in pod.actions()
         pod.later(float(str(delays[-1])))
-        assert f"stop/{LAUNCH}" in pod.actions()
+        assert f"stop/{LAUNCH}/30" in pod.actions()
     assert delays == [5, 10, 20, 40, 80, 160, 300, 300]
     assert pod.server().holds_lease
 
@@ -404,7 +405,7 @@ def test_unreachable_is_not_dead() -> None:
     events = pod.observe(running(LAUNCH, ready=True))
     assert types(events) == ["pod_reachable"]
     assert events[0].payload["unreachable_seconds"] == 60
-    assert list(pod.actions()) == ["watch/0", f"stop/{LAUNCH}"]
+    assert list(pod.actions()) == ["watch/0", f"stop/{LAUNCH}/30"]
 
 
 def test_back_from_unreachable_it_is_ready_as_before() -> None:

@@ -55,7 +55,7 @@ def test_what_is_to_be_done_is_the_same_until_it_is_reported() -> None:
     pod.launched()
     assert f"launch/{LAUNCH}" not in pod.actions()
     pod.stop(grace=7)
-    stop = pod.actions()[f"stop/{LAUNCH}"]
+    stop = pod.actions()[f"stop/{LAUNCH}/7"]
     assert isinstance(stop, Stop)
     assert stop.grace == 7
     pod.do(stopped(LAUNCH))

@@ -136,7 +136,7 @@ def test_a_stop_asked_during_the_launch_is_not_forgotten() -> None:
     assert pod.launched() == []
     assert pod.observe(running("box/qwen/1", ready=True)) == []
     assert pod.server().state == "stopping"
-    assert list(pod.actions()) == ["watch/0", "stop/box/qwen/1"]
+    assert list(pod.actions()) == ["watch/0", "stop/box/qwen/1/30"]
 
 
 def test_a_task_starts_a_server_shares_it_and_its_last_holder_ends_it() -> None:
@@ -264,8 +264,8 @@ def test_memory_that_stays_is_verified_again_by_another_stop() -> None:
     pod.start()
     pod.stop()
     pod.do(stopped("box/qwen/1", state="memory_unexplained"))
-    assert "stop/box/qwen/1" not in pod.actions()
+    assert "stop/box/qwen/1/30" not in pod.actions()
     pod.do(StopServer(name="qwen"))
-    assert "stop/box/qwen/1" in pod.actions()
+    assert "stop/box/qwen/1/30" in pod.actions()
     pod.do(stopped("box/qwen/1"))
     assert pod.server().finished
