@@ -235,6 +235,7 @@ async def test_an_unreachable_machine_keeps_its_server_and_a_stop_asked_meanwhil
 
 
 async def test_a_reboot_fails_the_server_and_interrupts_the_run(tasks: Tasks, pod: SimulatedPod) -> None:
+    await pod.start("coder")  # a person's: the task may let go of it before anybody has seen the reboot
     task = await attached_task(tasks, pod, "sleep, '1000'")
     await command_runs(pod)
     await pod.machine.reboot()
