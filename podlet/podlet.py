@@ -17,6 +17,7 @@ One launch on disk, ``{root}/launches/{a}/{b}/{c}/``::
     ended.json      nothing of it lives any more
     noted.json      what a dead supervisor or engine could no longer tell: processes, shared memory
     ready.json      the process that answered a completion
+    watched.json    what only watching tells: progress until ready, then counters, last use, unanswered completions
     stop.json       a stop was asked for: what has not been exec'ed never will be
     stopped.json    the result of a verified stop
     timed_out.json  it ran longer than it may, and was stopped for that
@@ -2225,89 +2226,392 @@ METRICS = {
     "vllm:generation_tokens_total": "generation_tokens",
     "vllm:prompt_tokens_total": "prompt_tokens",
     "vllm:kv_cache_usage_perc": "kv_cache_usage",
+    "vllm:request_success_total": "finished",
 }
+CANARY_ADDS = {"generation_tokens": 1.0, "prompt_tokens": 8.0, "finished": 1.0}  # to the counters, at most
 # For progress only; readiness never depends on them. From vLLM's log lines, in the order in which they come.
 STAGES = (
-    ("download", (b"Downloading", b"download")),
+    ("download", (b"Downloading", b"download", b"Fetching ", b".safetensors: ")),
     ("load", (b"Starting to load model", b"Loading safetensors", b"Loading weights")),
     ("compile", (b"Warming up", b"torch.compile", b"Capturing CUDA graph", b"KV cache size")),
     ("serve", (b"Starting vLLM server", b"Application startup complete")),
 )
 
 
-class Probe:
-    """What asking one server over HTTP tells: readiness until it is ready, then its health and metrics.
+class Pace:
+    """How often a watch does what, in seconds; tests are in a greater hurry than the defaults."""
 
-    One exchange at a time; the ladder is /health, /v1/models with the served name, one completion of one token.
+    def __init__(self, request: Request) -> None:
+        self.interval = request.number("interval", 0.5, 0.01, 60.0)
+        self.beat = request.number("beat", 5.0, 0.05, 3600.0)
+        self.canary_every = request.number("canary_every", 30.0, 0.05, 3600.0)
+        self.canary_timeout = request.number("canary_timeout", 20.0, 0.05, 3600.0)
+        self.canary_retry = request.number("canary_retry", 5.0, 0.05, 3600.0)
+
+
+class Kept:
+    """What a watch has found out about a launch over time, from which the next watch goes on.
+
+    Written in place and without waiting for the disk, because it is written often: what is lost makes a count begin
+    anew, no more. Times are kept as seconds since 1970, and reckoned here by a clock that nobody sets.
     """
 
-    def __init__(self, launch: Launch, record: Json, is_ready: bool, beat: float) -> None:
-        self.launch = launch
-        self.readiness = "ready" if is_ready else "process"
-        self.healthy: Optional[bool] = None
+    SIZE = 512  # whatever was written before is covered
+
+    def __init__(self, path: str) -> None:
+        import json
+
+        self.path = path
+        self.values: Json = {}
+        try:
+            self.values = dict(json.loads(read_bytes(path) or b"{}"))
+        except (ValueError, TypeError):
+            return
+
+    def save(self, values: Json) -> None:
+        """Keep these values, too."""
+        import json
+
+        merged = {**self.values, **values}
+        if merged == self.values:
+            return
+        self.values = merged
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.pwrite(descriptor, json.dumps(merged).encode().ljust(self.SIZE), 0)
+        finally:
+            os.close(descriptor)
+
+    def moment(self, name: str, default: float) -> float:
+        """Return a kept time on the clock of ``time.monotonic``, not later than now."""
+        kept = self.values.get(name)
+        return default if kept is None else from_epoch(kept)
+
+
+def to_epoch(moment: float) -> float:
+    """Return a time of ``time.monotonic`` as seconds since 1970."""
+    return round(moment + time.time() - time.monotonic(), 2)
+
+
+def from_epoch(seconds: float) -> float:
+    """Return seconds since 1970 as a time of ``time.monotonic``, not later than now."""
+    return min(time.monotonic(), seconds - time.time() + time.monotonic())
+
+
+class Progress:
+    """Whether a server that is not ready yet is getting there, and for how long it has not.
+
+    Progress is a log line that says something new, or 4 MiB that its processes have read, written or paged in. A line
+    that comes again and again ('Waiting for core engine') is none, whatever the clock, the port or the waiting time in
+    it. Nor is CPU time: vLLM's processes spin while they wait for one another, so a hung one may burn all it can get,
+    and one that compiles for long is given its time by the budget of that stage. Only where the kernel does not tell
+    the bytes does CPU time stand in for them: better a hang that is not found than a load that is ended.
+    """
+
+    STEP = 4 << 20
+    TICKS = 100  # of CPU time in a second, as /proc counts on every machine that vLLM runs on
+    LINES = 1000  # that are remembered
+
+    def __init__(self, kept: Kept) -> None:
+        self._at = kept.moment("progress_at", time.monotonic())
+        self._moved: int = kept.values.get("moved", 0)
+        self._read: int = kept.values.get("read", 0)
+        self._lines: Dict[bytes, None] = {}
+
+    def silent_seconds(self) -> float:
+        """Return for how long there has been none."""
+        return round(time.monotonic() - self._at, 3)
+
+    def read(self, offset: int, piece: bytes) -> None:
+        """Take in whole lines of the log; those that an earlier watch has read are only remembered."""
+        known = max(0, self._read - offset)
+        self._learn(piece[:known])
+        if self._learn(piece[known:]):
+            self._at = time.monotonic()
+        self._read = max(self._read, offset + len(piece))
+
+    def look(self, moved: int) -> None:
+        """Take in how much its processes have moved; a process that came or went is progress as well."""
+        if abs(moved - self._moved) >= self.STEP:
+            self._at, self._moved = time.monotonic(), moved
+
+    def values(self) -> Json:
+        """Return what the next watch has to know."""
+        return {"progress_at": to_epoch(self._at), "moved": self._moved, "read": self._read}
+
+    def _learn(self, piece: bytes) -> bool:
+        import re
+
+        found_new = False
+        for line in re.split(rb"[\r\n]+", piece):
+            # Clocks, ports, and how long something has taken, but not '50% Completed | 2/4'.
+            plain = re.sub(
+                rb"\d*(:\d+)+([.,]\d+)?|\d+([.,]\d+)? ?(ms|s|sec|seconds?|min|minutes?)\b", b"", line
+            ).strip()
+            if plain:
+                found_new = found_new or plain not in self._lines
+                self._lines.pop(plain, None)
+                self._lines[plain] = None
+        while len(self._lines) > self.LINES:
+            del self._lines[next(iter(self._lines))]
+        return found_new
+
+
+def bytes_moved(process: Process) -> int:
+    """Return how much a process has read, written and paged in; see ``Progress`` for where that can't be told."""
+    stat = read_bytes(f"/proc/{process.pid}/stat")
+    return work_done(read_bytes(f"/proc/{process.pid}/io"), stat) if stat else 0
+
+
+def work_done(io: Optional[bytes], stat: bytes) -> int:
+    """Return the bytes that /proc/PID/io and the major page faults of /proc/PID/stat count, or CPU time for bytes."""
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    if io is None:
+        return (int(fields[11]) + int(fields[12])) * Progress.STEP // Progress.TICKS
+    counters = dict(line.split(b": ") for line in io.splitlines())
+    # Weights are mapped: from a disk that shows as read_bytes, from a network's file system as page faults only.
+    return sum(int(counters[name]) for name in (b"rchar", b"wchar", b"read_bytes")) + int(fields[9]) * 4096
+
+
+class Pulse:
+    """Whether the engine of a ready server works, and since when nobody has used it.
+
+    /health looks at one flag and answers 200 while the engine hangs. Counters that move prove an engine that works,
+    however late a busy one answers. Only where they stand still a completion of one token is asked for, the canary;
+    three in a row without an answer, and not one counter moved meanwhile, are the verdict, until one is answered or
+    a counter moves.
+    """
+
+    STRIKES = 3
+    COUNTERS = ("generation_tokens", "prompt_tokens", "finished")
+
+    def __init__(self, pace: Pace, kept: Kept, ready_at: float) -> None:
+        now = time.monotonic()
         self.metrics: Optional[Json] = None
-        self.exchange: Optional[Exchange] = None
+        self.next_canary = now + pace.canary_every
+        self._pace = pace
+        self._strikes: int = kept.values.get("strikes", 0)
+        self._counters: Json = kept.values.get("counters") or {}
+        self._active_at = kept.moment("active_at", ready_at)
+        self._own = dict(CANARY_ADDS)  # what counters may have moved by us and not by others: who made it ready asked
+        self._moved_at = now
+        self._read_at: Optional[float] = None
+        self._cache_usage: Optional[float] = None
+        self._asking_since: Optional[float] = None
+        self._unanswered_since: Optional[float] = None
+        if self._strikes:
+            self.next_canary = now + pace.canary_retry
+
+    @property
+    def problem(self) -> Optional[str]:
+        """Why its engine counts as hung."""
+        return f"{self.STRIKES} completions in a row had no answer" if self._strikes >= self.STRIKES else None
+
+    def wants_canary(self, now: float) -> bool:
+        """Return whether a completion has to tell. Where there are no counters no verdict could follow."""
+        waits = self._asking_since is not None or self._unanswered_since is not None
+        return now >= self.next_canary and not waits and self._tells()
+
+    def begin_canary(self, now: float) -> None:
+        """Note that a completion was asked for."""
+        self._asking_since = now
+        self._own = dict(CANARY_ADDS)
+
+    def end_canary(self, is_answered: bool, now: float) -> None:
+        """Note how it went; one without an answer is judged once the counters have been read again."""
+        began, self._asking_since = self._asking_since, None
+        if is_answered:
+            self._lives(now)
+        else:
+            self._unanswered_since = began
+
+    def take(self, found: Json, now: float) -> None:
+        """Take in what /metrics says now."""
+        grown = {name: _growth(self._counters.get(name), found[name]) for name in self.COUNTERS}
+        self._counters = {name: found[name] for name in self.COUNTERS}
+        by_others = {}
+        for name, amount in grown.items():
+            own = min(amount, self._own[name])
+            self._own[name] -= own
+            by_others[name] = amount - own
+        # Not `finished`, which clients that give up move too; a long prompt moves only the cache's usage for a while.
+        cache_moved = self._cache_usage is not None and self._cache_usage != found["kv_cache_usage"]
+        if grown["generation_tokens"] or grown["prompt_tokens"] or cache_moved:
+            self._lives(now)
+        self._cache_usage = found["kv_cache_usage"]
+        queued = (found["running"] or 0.0) + (found["waiting"] or 0.0) - (self._asking_since is not None)
+        if queued > 0 or any(by_others.values()):
+            self._active_at = now
+        rate = None
+        if self._read_at is not None and found["generation_tokens"] is not None and now > self._read_at:
+            rate = round(by_others["generation_tokens"] / (now - self._read_at), 3)
+        self._read_at = now
+        self.metrics = {name: value for name, value in found.items() if name != "finished"}
+        self.metrics["tokens_per_second"] = rate
+        self._judge(now)
+
+    def idle_seconds(self) -> Optional[float]:
+        """Return for how long nobody but us has asked for anything; None while that is not known."""
+        return round(time.monotonic() - self._active_at, 3) if self._tells() else None
+
+    def idle_since(self) -> Optional[float]:
+        """Return since when (epoch) nobody has."""
+        return to_epoch(self._active_at) if self._tells() else None
+
+    def values(self) -> Json:
+        """Return what the next watch has to know."""
+        return {"active_at": to_epoch(self._active_at), "counters": self._counters, "strikes": self._strikes}
+
+    def _tells(self) -> bool:
+        """Return whether /metrics has been read and has vLLM's counters: --disable-log-stats leaves them out."""
+        return self.metrics is not None and self._counters["generation_tokens"] is not None
+
+    def _lives(self, now: float) -> None:
+        self._moved_at = now
+        self._strikes = 0
+        self.next_canary = now + self._pace.canary_every
+
+    def _judge(self, now: float) -> None:
+        if self._unanswered_since is None:
+            return
+        if self._moved_at < self._unanswered_since:
+            self._strikes = min(self._strikes + 1, self.STRIKES)
+            is_sure = self._strikes == self.STRIKES  # then asked less often: each one stays in the engine's queue
+            self.next_canary = now + (self._pace.canary_every if is_sure else self._pace.canary_retry)
+        self._unanswered_since = None
+
+
+def _growth(before: Optional[float], now: Optional[float]) -> float:
+    """Return by how much a counter grew; one that is less than before began anew."""
+    if before is None or now is None:
+        return 0.0
+    return now - before if now >= before else now
+
+
+class Probe:
+    """What asking one server over HTTP tells: readiness until it is ready, then its health, metrics and pulse.
+
+    One exchange at a time, and a canary beside it, which takes its time where it matters. The ladder is /health,
+    /v1/models with the served name, one completion of one token.
+    """
+
+    def __init__(self, launch: Launch, record: Json, kept: Kept, pace: Pace) -> None:
+        self.launch = launch
+        self.readiness = "process"
+        self.pulse: Optional[Pulse] = None
+        self.may_ask = True  # a server that was told to stop refuses completions while it drains
+        self._exchange: Optional[Exchange] = None
+        self._canary: Optional[Exchange] = None
         self._port = record["ports"][0] if record["ports"] else None
         self._model: Optional[str] = record["served_name"]
         self._key = launch.api_key()
-        self._beat = beat
+        self._kept = kept
+        self._pace = pace
         self._asked = "health"
         self._next_health = 0.0
         self._next_metrics = 0.0
         self._timeouts = 0
+        self._health: Optional[bool] = None
+        self._health_problem: Optional[str] = None
+
+    def be_ready(self, since: float) -> None:
+        """Go on with a server that has answered a completion: from then on it is its health that counts."""
+        self.readiness = "ready"
+        self.pulse = Pulse(self._pace, self._kept, since)
+
+    @property
+    def unhealthy_reason(self) -> Optional[str]:
+        """Why a ready server counts as unhealthy."""
+        return self._health_problem or (self.pulse.problem if self.pulse else None)
+
+    @property
+    def healthy(self) -> Optional[bool]:
+        """Whether a ready server does its work; None while that is not known."""
+        return False if self.unhealthy_reason else self._health
+
+    def exchanges(self) -> List[Exchange]:
+        """Return what is under way."""
+        return [one for one in (self._exchange, self._canary) if one and not one.is_done]
 
     def step(self, now: float) -> float:
-        """Start what is due, take in what has come; return when to be called next at the latest."""
+        """Take in what has come, start what is due; return when to be called next at the latest."""
         if self._port is None:
             return now + 60.0
-        if self.exchange:
-            self.exchange.expire()
-            if not self.exchange.is_done:
-                return self.exchange.deadline
-            exchange, self.exchange = self.exchange, None
-            self._take_in(exchange, now)
-        if now >= self._next_health:
-            self._ask_for_health()
-        elif self.readiness == "ready" and now >= self._next_metrics:
-            self._next_metrics = now + self._beat
-            self._ask("metrics", "GET", "/metrics", HEALTH_TIMEOUT)
-        if self.exchange:
-            return now if self.exchange.is_done else self.exchange.deadline
-        return min(self._next_health, self._next_metrics) if self.readiness == "ready" else self._next_health
+        for exchange in self.exchanges():
+            exchange.expire()
+        if self._exchange and self._exchange.is_done:
+            done, self._exchange = self._exchange, None
+            self._take_in(done, now)
+        if self.pulse and self._canary and self._canary.is_done:
+            done, self._canary = self._canary, None
+            self.pulse.end_canary(done.status is not None, now)
+            self._next_metrics = now
+        if self._exchange is None:
+            self._ask_next(now)
+        if self.pulse and self.may_ask and self._health and self._canary is None and self.pulse.wants_canary(now):
+            self.pulse.begin_canary(now)
+            self._canary = self._completion(self._pace.canary_timeout)
+        return self._next_step(now)
 
     def close(self) -> None:
         """End what is under way."""
-        if self.exchange and not self.exchange.is_done:
-            self.exchange.socket.close()
+        for exchange in self.exchanges():
+            exchange.socket.close()
+
+    def _next_step(self, now: float) -> float:
+        moments = [exchange.deadline for exchange in self.exchanges()]
+        if any(one and one.is_done for one in (self._exchange, self._canary)):
+            return now
+        if self._exchange is None:
+            moments += [self._next_health] + ([self._next_metrics] if self.pulse else [])
+        if self.pulse and self._canary is None and self.pulse.next_canary > now:
+            moments.append(self.pulse.next_canary)  # one that is due waits for metrics or health, which are awaited
+        return min(moments)
+
+    def _ask_next(self, now: float) -> None:
+        if now >= self._next_health:
+            self._ask_for_health()
+        elif self.pulse and now >= self._next_metrics:
+            self._next_metrics = now + self._pace.beat
+            self._ask("metrics", "/metrics")
 
     def _ask_for_health(self) -> None:
+        if self.readiness == "health":
+            self._ask("models", "/v1/models")
+        elif self.readiness == "models":
+            self._asked = "completion"
+            self._exchange = self._completion(FIRST_COMPLETION_TIMEOUT)
+        else:
+            self._ask("health", "/health")
+
+    def _ask(self, what: str, path: str) -> None:
+        self._asked = what
+        self._exchange = Exchange(self._port or 0, "GET", path, self._key, b"", HEALTH_TIMEOUT)
+
+    def _completion(self, seconds: float) -> Exchange:
         import json
 
-        if self.readiness == "health":
-            self._ask("models", "GET", "/v1/models", HEALTH_TIMEOUT)
-        elif self.readiness == "models":
-            body = json.dumps({"model": self._model, "prompt": "1", "max_tokens": 1}).encode()
-            self._ask("completion", "POST", "/v1/completions", FIRST_COMPLETION_TIMEOUT, body)
-        else:
-            self._ask("health", "GET", "/health", HEALTH_TIMEOUT)
-
-    def _ask(self, what: str, method: str, path: str, seconds: float, body: bytes = b"") -> None:
-        self._asked = what
-        self.exchange = Exchange(self._port or 0, method, path, self._key, body, seconds)
+        body = json.dumps({"model": self._model, "prompt": "1", "max_tokens": 1}).encode()
+        return Exchange(self._port or 0, "POST", "/v1/completions", self._key, body, seconds)
 
     def _take_in(self, exchange: Exchange, now: float) -> None:
         good = exchange.status == 200
         if self._asked == "metrics":
-            self.metrics = parse_metrics(exchange.body) if good else self.metrics
+            if self.pulse and good:
+                self.pulse.take(parse_metrics(exchange.body), now)
         elif self.readiness == "ready":
             self._next_health = now + HEALTH_EVERY
             self._timeouts = self._timeouts + 1 if exchange.problem == "timeout" else 0
             if exchange.problem != "timeout" or self._timeouts >= TIMEOUTS_UNTIL_UNHEALTHY:
-                self.healthy = good
+                self._health = good
+                self._health_problem = None if good else _health_problem(exchange)
         elif good and (self._asked != "models" or self._is_listed(exchange.body)):
-            self.readiness = {"health": "health", "models": "models", "completion": "ready"}[self._asked]
-            self.healthy = True if self.readiness == "ready" else None
             self._next_health = now
+            if self._asked == "completion":
+                self._health = True
+                self.be_ready(now)
+            else:
+                self.readiness = self._asked
         else:
             self._next_health = now + 0.25
             if exchange.problem == "refused":
@@ -2324,8 +2628,16 @@ class Probe:
         return self._model in names
 
 
+def _health_problem(exchange: Exchange) -> str:
+    if exchange.status is not None:
+        return f"/health answered {exchange.status}"
+    if exchange.problem == "timeout":
+        return f"/health had no answer within {HEALTH_TIMEOUT:g} s, {TIMEOUTS_UNTIL_UNHEALTHY} times in a row"
+    return "/health: the connection was " + ("refused" if exchange.problem == "refused" else "broken off")
+
+
 def parse_metrics(text: bytes) -> Json:
-    """Return what a beat tells of Prometheus text: sums over engines, the fullest KV cache (0 to 1)."""
+    """Return the figures of ``METRICS`` in Prometheus text: sums over engines, the fullest KV cache (0 to 1)."""
     found: Json = dict.fromkeys(METRICS.values())
     for line in text.decode(errors="replace").splitlines():
         name = METRICS.get(line.split("{", 1)[0].split(" ", 1)[0])
@@ -2333,7 +2645,7 @@ def parse_metrics(text: bytes) -> Json:
             value = float(line.rsplit("}", 1)[-1].split()[-1 if "}" not in line else 0]) if name else 0.0
         except (ValueError, IndexError):
             continue
-        if name:
+        if name and value - value == 0:  # neither NaN nor infinite
             before = found[name] or 0.0
             found[name] = max(before, value) if name == "kv_cache_usage" else before + value
     return found
@@ -2342,24 +2654,29 @@ def parse_metrics(text: bytes) -> Json:
 class Watched:
     """One launch of a model server under watch."""
 
-    def __init__(self, launch: Launch) -> None:
+    def __init__(self, launch: Launch, pace: Pace) -> None:
         self.launch = launch
         self.observation: Json = {}
         self.probe: Optional[Probe] = None
         self.pidfd: Optional[int] = None
-        self._stage = "start"
         self.changed_at = -1  # modification time of its folder when it was last looked at
+        self._pace = pace
+        self._kept = Kept(launch.path("watched.json"))
+        self._progress = Progress(self._kept)
+        self._stage = "start"
         self._log_offset = 0
 
-    def look(self, table: ProcessTable, beat: float) -> None:
+    def look(self, table: ProcessTable) -> None:
         """Look at it anew, and begin or end its probe as its first process begins or ends."""
         self.changed_at = _changed_at(self.launch.folder)
         self.observation = self.launch.observe(table)
         if self.observation["state"] == "running" and not self.observation["exit"]:
             if self.probe is None:
-                record = self.launch.read("record.json") or {}
-                self.probe = Probe(self.launch, record, self.observation["readiness"] == "ready", beat)
+                self.probe = Probe(self.launch, self.launch.read("record.json") or {}, self._kept, self._pace)
+                if self.observation["readiness"] == "ready":
+                    self.probe.be_ready(from_epoch((self.launch.read("ready.json") or {"at": time.time()})["at"]))
                 self.pidfd = _open_pidfd(self.observation["pid"])
+            self.probe.may_ask = not self.observation["stop_requested"]
         else:
             self.close()
 
@@ -2373,31 +2690,60 @@ class Watched:
             return not is_alive(self.observation["pid"], self.observation["start_time"])
         return state in ("starting", "running")
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether its first process lives and has not answered a completion yet."""
+        return self.probe is not None and self.probe.pulse is None
+
     def shown(self) -> Json:
         """Return its observation with what the probe knows."""
-        probed = {"readiness": self.probe.readiness, "healthy": self.probe.healthy} if self.probe else {}
-        return {**self.observation, **probed, "stage": self._stage}
+        return {**self.observation, **self._moving(), **self._probed(), "stage": self._stage}
 
     def beat(self) -> Json:
         """Return what a beat says of it."""
-        fresh = self.launch.log.last_line(self.launch.secret_marks())
-        metrics = self.probe.metrics if self.probe else None
+        log, pulse = self.launch.log, self.probe.pulse if self.probe else None
         return {
             "id": self.launch.id,
-            "log_size": self.launch.log.size(),
-            "log_start": self.launch.log.start(),
-            "last_line": fresh,
-            "metrics": metrics,
+            "stage": self._stage,
+            "readiness": self._probed().get("readiness", self.observation["readiness"]),
+            "log_size": log.size(),
+            "log_start": log.start(),
+            "last_line": log.last_line(self.launch.secret_marks()),
+            "metrics": pulse.metrics if pulse else None,
+            "idle_since": pulse.idle_since() if pulse else None,
+            **self._moving(),
         }
 
+    def _probed(self) -> Json:
+        names = ("readiness", "healthy", "unhealthy_reason")
+        return {name: getattr(self.probe, name) for name in names} if self.probe else {}
+
+    def _moving(self) -> Json:
+        pulse = self.probe.pulse if self.probe else None
+        return {
+            "idle_seconds": pulse.idle_seconds() if pulse else None,
+            "silent_seconds": self._progress.silent_seconds() if self.is_loading else None,
+        }
+
+    def keep(self) -> None:
+        """Leave to the next watch what only watching tells."""
+        if self.probe:
+            self._kept.save(self.probe.pulse.values() if self.probe.pulse else self._progress.values())
+
+    def measure(self, table: ProcessTable) -> None:
+        """Look how much the processes of a server that is not ready yet have moved, but for what they printed."""
+        self._progress.look(sum(map(bytes_moved, self.launch.members(table))) - self.launch.log.size())
+
     def follow_log(self) -> None:
-        """Take the stage from the lines that came since the last call; one that is ready needs no reading."""
-        if self.probe and self.probe.readiness == "ready":
+        """Take stage and progress from the lines that came since the last call; who is ready needs no reading."""
+        if self.probe and self.probe.pulse:
             self._stage = "serve"
             return
-        self._log_offset, piece = self.launch.log.read(self._log_offset, 1 << 20)
-        end = piece.rfind(b"\n") + 1
-        self._log_offset += end or (len(piece) if len(piece) == 1 << 20 else 0)
+        offset, piece = self.launch.log.read(self._log_offset, 1 << 20)
+        end = max(piece.rfind(b"\n"), piece.rfind(b"\r")) + 1
+        end = end or (len(piece) if len(piece) == 1 << 20 else 0)
+        self._log_offset = offset + end
+        self._progress.read(offset, piece[:end])
         for stage, marks in STAGES:
             if any(mark in piece[:end] for mark in marks):
                 self._stage = stage
@@ -2422,11 +2768,10 @@ def _changed_at(path: str) -> int:
 class Watch:
     """All model servers of a machine in one loop: a line when something changes, a beat in between."""
 
-    def __init__(self, root: Root, caller: Caller, interval: float, beat: float) -> None:
+    def __init__(self, root: Root, caller: Caller, pace: Pace) -> None:
         self.root = root
         self.caller = caller
-        self.interval = interval
-        self.beat = beat
+        self.pace = pace
         self.servers: Dict[str, Watched] = {}
         self._folders: Dict[str, int] = {}
         self._told: object = None
@@ -2434,11 +2779,11 @@ class Watch:
     def run(self) -> Json:
         """Watch until stdin ends."""
         next_look = 0.0
-        next_beat = time.monotonic() + self.beat
+        next_beat = time.monotonic() + self.pace.beat
         while True:
             now = time.monotonic()
             if now >= next_look:
-                next_look = now + self.interval
+                next_look = now + self.pace.interval
                 self._look()
             next_step = min([server.probe.step(now) for server in self.servers.values() if server.probe] or [next_look])
             self._remember_ready()
@@ -2446,8 +2791,8 @@ class Watch:
                 server.follow_log()
             self._tell_changes()
             if now >= next_beat:
-                next_beat = now + self.beat
-                self.caller.send("beat", launches=[server.beat() for server in self._alive()])
+                next_beat = now + self.pace.beat
+                self._beat()
             wake = min(next_look, next_step, next_beat)
             stdin_ended, process_ended = self._wait(max(0.0, wake - time.monotonic()))
             if stdin_ended:
@@ -2456,16 +2801,25 @@ class Watch:
                 time.sleep(0.005)  # its supervisor has seen it too and writes exit.json now
                 next_look = 0.0
 
+    def _beat(self) -> None:
+        loading = [server for server in self._alive() if server.is_loading]
+        table = ProcessTable() if loading else None
+        for server in self._alive():
+            if table and server in loading:
+                server.measure(table)
+            server.keep()
+        self.caller.send("beat", launches=[server.beat() for server in self._alive()])
+
     def _look(self) -> None:
         table: Optional[ProcessTable] = None
         if self._folders_changed():
             for launch in self.root.launches():
                 if launch.id not in self.servers and not self._is_run(launch):
-                    self.servers[launch.id] = Watched(launch)
+                    self.servers[launch.id] = Watched(launch, self.pace)
         for server in self.servers.values():
             if not server.observation or server.needs_look():
                 table = table or ProcessTable()
-                server.look(table, self.beat)
+                server.look(table)
         self._leave_out_old()
 
     def _is_run(self, launch: Launch) -> bool:
@@ -2510,10 +2864,12 @@ class Watch:
 
     def _tell_changes(self) -> None:
         launches = [server.shown() for server in self.servers.values()]
-        fields = ("id", "state", "exit", "pid", "readiness", "healthy", "stage", "stop_requested", "stopped")
-        telling = [[launch[field] for field in fields] for launch in launches]
+        fields = ("id", "state", "exit", "pid", "readiness", "healthy", "unhealthy_reason", "stage", "stop_requested")
+        telling = [[launch[field] for field in (*fields, "stopped")] for launch in launches]
         if telling != self._told:
             self._told = telling
+            for server in self._alive():
+                server.keep()  # whoever hears of it may begin another watch at once
             if any(launch["readiness"] == "ready" for launch in launches):
                 hook("watch.before-change")
             self.caller.send("change", boot=self.root.boot, launches=launches)
@@ -2524,8 +2880,7 @@ class Watch:
         poller.register(0, select.POLLIN)
         exchanges: Dict[int, Exchange] = {}
         for server in self.servers.values():
-            exchange = server.probe.exchange if server.probe else None
-            if exchange and not exchange.is_done:
+            for exchange in server.probe.exchanges() if server.probe else []:
                 poller.register(exchange.socket, exchange.wants)
                 exchanges[exchange.socket.fileno()] = exchange
             if server.pidfd is not None:
@@ -2714,9 +3069,9 @@ def do_observe(request: Request, root: Root, caller: Caller) -> Json:
 
 def do_watch(request: Request, root: Root, caller: Caller) -> Json:
     """Answer ``watch``."""
-    interval, beat = request.number("interval", 0.5, 0.01, 60.0), request.number("beat", 5.0, 0.05, 3600.0)
+    pace = Pace(request)
     request.finish()
-    return Watch(root, caller, interval, beat).run()
+    return Watch(root, caller, pace).run()
 
 
 def do_stop(request: Request, root: Root, caller: Caller) -> Json:

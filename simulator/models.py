@@ -28,7 +28,12 @@ class Settings(Value):
     A launch overrides those of model servers for itself by its environment: ``PRETEND_VLLM_LOAD_SECONDS=0.3``.
     """
 
-    load_seconds: float = Field(3.0, ge=0, description="from the engine's start until it is ready")
+    download_seconds: float = Field(0.0, ge=0, description="of progress lines and bytes written, before loading begins")
+    load_seconds: float = Field(3.0, ge=0, description="from the engine's start until it is ready, download aside")
+    shards: int = Field(4, ge=1, description="pieces in which weights are loaded, each with a log line")
+    stall_loading: bool = Field(
+        default=False, description="half of the weights are loaded, then only one line comes again and again, for ever"
+    )
     tokens_per_second: float = Field(60.0, gt=0, description="of each request")
     start_failure: (
         Literal["out_of_memory", "kv_cache", "gated_model", "missing_model", "cuda_mismatch", "engine_init"] | None

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 else:
     import _signal as signal  # see vllm_process
 
-_SHARDS = 4
+_DOWNLOAD_PIECES = 20
+# more than whoever looks for progress by bytes could overlook
+_DOWNLOAD_PIECE_BYTES = 1 << 23
+_STALL_REPEATS_SECONDS = 0.5
 # real ones have about 400 MB; a page-sized one is found, mapped and left behind in the same way
 _SHARED_MEMORY_BYTES = 65_536
 _TOKENS_PER_MIB = 12
@@ -297,23 +300,26 @@ def _listen_internally(plan: Plan) -> _socket.socket:
 
 def _load(plan: Plan, rank: int, journal: Log) -> None:
     gpu = plan.gpus[rank]
-    step = plan.settings["load_seconds"] / (_SHARDS + 2)
-    begun = time.monotonic()
+    shards = plan.settings["shards"]
+    step = plan.settings["load_seconds"] / (shards + 2)
     if rank == 0:
         _fail(plan, journal, "missing_model", "gated_model", "cuda_mismatch", "engine_init")
+        _download(plan, journal)
+    begun = time.monotonic()
     memory = _memory_wanted(plan, gpu, journal)
     journal.info("gpu_model_runner.py", f"Starting to load model {plan.flags['model']}...")
-    for shard in range(_SHARDS + 1):
+    for shard in range(shards + 1):
         if rank == 0:
-            percent = 100 * shard // _SHARDS
-            journal.plain(f"Loading safetensors checkpoint shards: {percent:3d}% Completed | {shard}/{_SHARDS}")
+            percent = 100 * shard // shards
+            journal.plain(f"Loading safetensors checkpoint shards: {percent:3d}% Completed | {shard}/{shards}")
         time.sleep(step)
-        if shard == _SHARDS // 2:
+        if shard == shards // 2:
             # half of it is there in the middle of loading, as weights come before the KV cache
             gpu_memory.hold(plan.folder, os.getpid(), {gpu["uuid"]: memory // 2})
             if rank == 0:
                 vllm_process.pass_hook(plan.folder, "vllm.loading")
                 _fail(plan, journal, "out_of_memory")
+                _stall(plan, journal)
     seconds = time.monotonic() - begun
     journal.info("default_loader.py", f"Loading weights took {seconds:.2f} seconds")
     journal.info("gpu_model_runner.py", f"Model loading took {memory / 2048:.2f} GiB and {seconds:.6f} seconds")
@@ -322,6 +328,28 @@ def _load(plan: Plan, rank: int, journal: Log) -> None:
     if rank == 0:
         _fail(plan, journal, "kv_cache")
     gpu_memory.hold(plan.folder, os.getpid(), {gpu["uuid"]: memory})
+
+
+def _download(plan: Plan, journal: Log) -> None:
+    """Write what a download writes, with the lines that it logs."""
+    seconds = plan.settings["download_seconds"]
+    if not seconds:
+        return
+    for piece in range(_DOWNLOAD_PIECES + 1):
+        journal.plain(f"model-00001-of-00001.safetensors: {100 * piece // _DOWNLOAD_PIECES:3d}%")
+        with open("/dev/null", "wb") as file:  # noqa: PTH123 - lean
+            file.write(bytes(_DOWNLOAD_PIECE_BYTES))
+        time.sleep(seconds / (_DOWNLOAD_PIECES + 1))
+    journal.info("weight_utils.py", f"Time spent downloading weights for {plan.flags['model']}: {seconds:.6f} seconds")
+
+
+def _stall(plan: Plan, journal: Log) -> None:
+    """Never come back if told to stall, and go on logging as those do who wait for the one that hangs."""
+    waited = 0
+    while plan.settings["stall_loading"]:
+        waited += 60
+        journal.info("shm_broadcast.py", f"No available shared memory broadcast block found in {waited} seconds.")
+        time.sleep(_STALL_REPEATS_SECONDS)
 
 
 def _memory_wanted(plan: Plan, gpu: dict[str, Any], journal: Log) -> int:

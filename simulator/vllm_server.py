@@ -331,7 +331,7 @@ class ApiServer:
         connection.respond(200 if self._healthy else 503, b"")
 
     def _show_metrics(self, connection: Connection, _: Request) -> None:
-        held = sum(running.answer.usage["total_tokens"] for running in self._running.values())
+        held = sum(one.answer.usage["total_tokens"] for one in self._running.values() if one.first_token)
         text = self._metrics.text(len(self._running), held)
         connection.respond(200, text.encode(), "text/plain; version=0.0.4; charset=utf-8")
 
@@ -369,7 +369,6 @@ class ApiServer:
         identity = str(self._serial)
         engine = self._engines[self._serial % len(self._engines)]
         self._running[identity] = _Running(connection, answer, engine)
-        self._metrics.prompt_tokens += answer.prompt_tokens
         self._order(engine, f"start {identity} {len(answer.tokens)}")
 
     def _body(self, request: Request) -> dict[str, Any]:
@@ -402,6 +401,8 @@ class ApiServer:
         self._metrics.generation_tokens += new
         if not running.first_token:
             running.first_token = now
+            # counted by what the engine has done, as vLLM does: a hung one counts nothing
+            self._metrics.prompt_tokens += answer.prompt_tokens
             self._metrics.observe("time_to_first_token_seconds", now - running.begun)
             new -= 1
         if new:

@@ -26,6 +26,9 @@ parser.add_argument("--answers", type=Path, help="a folder: a file 'health', 'mo
 for option in ("--api-key", "--gpu-memory-utilization", "--served-model-name"):
     parser.add_argument(option, help="as vLLM has it")
 parser.add_argument("--say", action="append", default=[], help="log lines")
+parser.add_argument("--repeat", help="a log line that comes again and again, with a clock and a waiting time in it")
+parser.add_argument("--spin", action="store_true", help="burn CPU time")
+parser.add_argument("--move", type=Path, help="a file: as many bytes as it says are written to /dev/null, in all")
 options = parser.parse_args()
 
 
@@ -80,6 +83,46 @@ def daemon() -> None:
     os._exit(0)
 
 
+def load() -> None:
+    """Do as a server that loads or hangs, as told."""
+    if not (options.repeat or options.spin or options.move):
+        sleep_for_ever()
+    written = waited = 0
+    while True:
+        if options.repeat:
+            waited += 1
+            print(f"INFO {time.strftime('%H:%M:%S')} [core.py:7] {options.repeat} after {waited} seconds", flush=True)
+        wanted = int(options.move.read_text()) if options.move and options.move.exists() else 0
+        with Path("/dev/null").open("wb") as file:
+            file.write(b"x" * (wanted - written))
+        written = wanted
+        until = time.monotonic() + 0.05
+        while time.monotonic() < until:
+            if not options.spin:
+                time.sleep(0.01)
+
+
+class Counters:
+    """What /metrics tells: of the completions that were answered, and of what the test puts in the file 'counters'."""
+
+    answered = 0
+
+    @classmethod
+    def text(cls) -> str:
+        """Return them in Prometheus' format."""
+        file = options.answers / "counters" if options.answers else None
+        if not file or not file.exists():
+            lines = ['vllm:num_requests_running{engine="0"} 2.0', 'vllm:num_requests_running{engine="1"} 1.0']
+            return "\n".join(
+                [*lines, 'vllm:generation_tokens_total{engine="0"} 1.5e3', 'vllm:kv_cache_usage_perc{engine="0"} 0.25']
+            )
+        values = json.loads(file.read_text())
+        for name in ("generation_tokens_total", "prompt_tokens_total", "request_success_total"):
+            if name in values:
+                values[name] += cls.answered
+        return "\n".join(f'vllm:{name}{{engine="0"}} {value}' for name, value in values.items())
+
+
 class Handler(BaseHTTPRequestHandler):
     """Health, models, completions, metrics; the key guards /v1."""
 
@@ -92,6 +135,8 @@ class Handler(BaseHTTPRequestHandler):
             status = 401
         if status == 0:
             sleep_for_ever()
+        if what == "completion" and status == 200:
+            Counters.answered += 1
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -104,9 +149,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/v1/models":
             self.answer("models", json.dumps({"data": [{"id": options.served_name}]}).encode())
         else:
-            lines = ['vllm:num_requests_running{engine="0"} 2.0', 'vllm:num_requests_running{engine="1"} 1.0']
-            lines += ['vllm:generation_tokens_total{engine="0"} 1.5e3', 'vllm:kv_cache_usage_perc{engine="0"} 0.25']
-            self.answer("metrics", "\n".join(lines).encode())
+            self.answer("metrics", Counters.text().encode())
 
     def do_POST(self) -> None:
         """Answer a completion."""
@@ -154,7 +197,7 @@ def root() -> None:
     note("root")
     if server:
         server.serve_forever()
-    sleep_for_ever()
+    load()
 
 
 if "role:worker" in options.say:

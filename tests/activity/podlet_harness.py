@@ -164,7 +164,8 @@ class Machine:
         self.notes = folder / "notes"
         self.hooks = folder / "hooks"
         self.gpu = folder / "gpu"
-        for path in (self.notes, self.hooks, folder / "home", folder / "bin", self.gpu / "memory"):
+        self.answers = folder / "answers"
+        for path in (self.notes, self.hooks, self.answers, folder / "home", folder / "bin", self.gpu / "memory"):
             path.mkdir(parents=True)
         self.boot("first")
         self.environment = {
@@ -309,3 +310,40 @@ class Machine:
             for child in task.read_text().split():
                 found += [int(child), *self.tree(int(child))]
         return [one for one in found if lives(one)]
+
+
+def serve(machine: Machine, launch_id: str, *options: str) -> Json:
+    """Launch a server that answers as the files in the machine's folder ``answers`` say."""
+    port = free_port()
+    answers = f"--answers={machine.answers}"
+    return machine.serve(launch_id, f"--port={port}", answers, *options, ports=[port], api_key=True)
+
+
+def say(machine: Machine, what: str, status: object) -> None:
+    """Make the server answer a path with a status from now on (0: not at all)."""
+    (machine.answers / f".{what}").write_text(str(status))
+    (machine.answers / f".{what}").rename(machine.answers / what)
+
+
+def seen(watch: Conversation, launch_id: str, **fields: object) -> Json:
+    """Read until a change tells these values of a launch; return its observation."""
+
+    def find(line: Json) -> bool:
+        return line["type"] == "change" and any(
+            launch["id"] == launch_id and all(launch[name] == value for name, value in fields.items())
+            for launch in line["launches"]
+        )
+
+    line = watch.read_until(find, f"{launch_id} has {fields}")
+    observation: Json = next(launch for launch in line["launches"] if launch["id"] == launch_id)
+    return observation
+
+
+def beat_of(watch: Conversation, launch_id: str, condition: Callable[[Json], object], what: str) -> Json:
+    """Read until a beat tells something of a launch that fulfils a condition, and return that."""
+
+    def find(line: Json) -> list[Json]:
+        launches = line["launches"] if line["type"] == "beat" else []
+        return [launch for launch in launches if launch["id"] == launch_id and condition(launch)]
+
+    return find(watch.read_until(find, what))[0]

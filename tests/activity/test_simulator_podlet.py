@@ -1,15 +1,19 @@
 """The podlet on a simulated machine, over SSH: what it finds, starts and stops there."""
 
+import asyncio
+import contextlib
+import itertools
 import json
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import asyncssh
 import pytest
 
 from simulator.api import Gpu, MachineConfig, Settings, SimulatedMachine, simulate
-from tests.activity.simulator_harness import connected
+from tests.activity.simulator_harness import PATIENCE, ask, connected
 
 _PODLET = (Path(__file__).parents[2] / "podlet" / "podlet.py").read_bytes()
 
@@ -69,6 +73,87 @@ def _launch(machine: SimulatedMachine, identity: str) -> dict[str, Any]:
         "served_name": "org/m",
         "server": None,
     }
+
+
+@contextlib.asynccontextmanager
+async def _served(machine: SimulatedMachine, identity: str, **settings: object) -> AsyncIterator[None]:
+    """Launch a model server, and stop it in the end."""
+    environment = {f"PRETEND_VLLM_{name.upper()}": json.dumps(value) for name, value in settings.items()}
+    assert (await _result(machine, **{**_launch(machine, identity), "environment": environment}))["created"]
+    try:
+        yield
+    finally:
+        await _result(machine, verb="stop", id=identity, grace=0)
+
+
+@contextlib.asynccontextmanager
+async def _watched(machine: SimulatedMachine, **pace: object) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+    """Watch; give what is told of the one server that lives, changes and beats alike."""
+
+    async def told(process: asyncssh.SSHClientProcess[str]) -> AsyncIterator[dict[str, Any]]:
+        async for text in process.stdout:
+            line = json.loads(text) if text.startswith('{"podlet": 1') else {"launches": []}
+            for launch in line["launches"]:
+                if launch.get("state", "running") == "running":
+                    yield launch
+
+    async with connected(machine) as connection:
+        process = await connection.create_process("python3 -I podlet.py")
+        process.stdin.write(json.dumps({"verb": "watch", "interval": 0.05, "beat": 0.2, **pace}) + "\n")
+        yield told(process)
+
+
+async def _first(told: AsyncIterator[dict[str, Any]], **wanted: object) -> dict[str, Any]:
+    """Return the first that is told with these values."""
+    async with asyncio.timeout(PATIENCE):
+        async for launch in told:
+            if all(launch.get(name) == value for name, value in wanted.items()):
+                return launch
+    raise AssertionError(f"the watch ended before {wanted}")
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "with a request"])
+async def test_a_stopped_engine_is_found_behind_a_good_health(machine: SimulatedMachine, busy: bool) -> None:
+    pace = {"canary_every": 0.5, "canary_timeout": 0.5, "canary_retry": 0.1}
+    identity = f"pod/{'busy' if busy else 'idle'}/1"
+    async with _served(machine, identity, load_seconds=0.2), _watched(machine, **pace) as told:
+        await _first(told, readiness="ready", healthy=True)
+        key = (machine.folder / f"home/.podctl/launches/{identity}/api_key").read_text()
+        await machine.signal_servers("engine", signal.SIGSTOP)
+        body = {"model": "org/m", "prompt": "x", "max_tokens": 5}
+        request = asyncio.create_task(ask(machine, "POST", "/v1/completions", body, key)) if busy else None
+        hung = await _first(told, readiness="ready", healthy=False)
+        assert hung["unhealthy_reason"] == "3 completions in a row had no answer"
+        assert (await ask(machine, "GET", "/health"))[0] == 200
+        await machine.signal_servers("engine", signal.SIGCONT)
+        await _first(told, readiness="ready", healthy=True)
+        if request:
+            assert (await request)[0] == 200
+
+
+async def test_a_load_that_stalls_falls_silent_though_its_log_grows(machine: SimulatedMachine) -> None:
+    async with _served(machine, "pod/stalls/1", load_seconds=0.2, stall_loading=True), _watched(machine) as told:
+        sizes = []
+        async with asyncio.timeout(PATIENCE):
+            async for launch in told:
+                if (launch["silent_seconds"] or 0) > 2:
+                    sizes.append(launch["log_size"])
+                if len(set(sizes)) > 1:
+                    break
+        assert launch["stage"] == "load"
+
+
+async def test_a_slow_download_and_a_slow_load_are_progress(machine: SimulatedMachine) -> None:
+    settings = {"download_seconds": 2, "load_seconds": 2, "shards": 20}
+    async with _served(machine, "pod/slow/1", **settings), _watched(machine) as told:
+        await _first(told, stage="download")
+        silent = []
+        async with asyncio.timeout(PATIENCE):
+            async for launch in told:
+                silent.append(launch["silent_seconds"] or 0)
+                if launch["readiness"] == "ready":
+                    break
+        assert sum(later < earlier for earlier, later in itertools.pairwise(silent)) > 5, silent
 
 
 @pytest.mark.parametrize("orphaned", [False, True], ids=["orderly", "root killed"])

@@ -1,0 +1,210 @@
+"""The podlet's watch over ready servers: hung is found, busy is left alone, and nobody's use is nobody's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.activity.podlet_harness import Conversation, Json, Machine, beat_of, say, seen, serve, wait_until
+
+LAUNCH = "pod/tiny/1"
+#: A hurry that still leaves a loaded machine the time to answer what is answered.
+QUICK: dict[str, Any] = {"interval": 0.05, "beat": 0.1, "canary_every": 0.4, "canary_timeout": 0.5, "canary_retry": 0.1}
+HUNG = "3 completions in a row had no answer"
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    with Machine(tmp_path / "machine") as machine:
+        count(machine)
+        yield machine
+
+
+def count(
+    machine: Machine,
+    generated: float = 100,
+    prompt: float = 100,
+    finished: float = 10,
+    running: float = 0,
+    **more: float,
+) -> None:
+    """Let /metrics tell this, and the completions that were answered on top."""
+    values = {"generation_tokens_total": generated, "prompt_tokens_total": prompt, "request_success_total": finished}
+    say(machine, "counters", json.dumps({**values, "num_requests_running": running, "num_requests_waiting": 0, **more}))
+
+
+def watch_ready(machine: Machine, **pace: object) -> Conversation:
+    """Watch a new server until it is ready."""
+    serve(machine, LAUNCH)
+    watch = machine.start("watch", **{**QUICK, **pace})
+    seen(watch, LAUNCH, readiness="ready")
+    return watch
+
+
+def asked(machine: Machine) -> int:
+    """Return how often the server was asked for a completion."""
+    return machine.path(LAUNCH, "output.log").read_text().count("completion asked")
+
+
+def at_least(name: str, value: float) -> Callable[[Json], bool]:
+    """Return whether a beat tells so much of a metric."""
+    return lambda beat: (beat["metrics"] or {name: -1})[name] >= value
+
+
+def was_unhealthy(watch: Conversation) -> bool:
+    """Return whether a watch has ever told that the server is not healthy."""
+    changes = [line for line in watch.lines if line["type"] == "change"]
+    return any(launch["healthy"] is False for line in changes for launch in line["launches"])
+
+
+@pytest.mark.parametrize("running", [0, 7], ids=["idle", "with requests"])
+def test_a_hung_engine_is_found_behind_a_good_health_and_so_is_its_recovery(machine: Machine, running: int) -> None:
+    watch = watch_ready(machine)
+    count(machine, running=running)
+    say(machine, "completion", 0)
+    before = asked(machine)
+    hung = seen(watch, LAUNCH, healthy=False)
+    assert (hung["readiness"], hung["unhealthy_reason"]) == ("ready", HUNG)
+    assert asked(machine) - before >= 3, "three strikes"
+    say(machine, "completion", 200)
+    assert seen(watch, LAUNCH, healthy=True)["unhealthy_reason"] is None
+
+
+def test_a_busy_server_is_not_a_dead_one(machine: Machine) -> None:
+    watch = watch_ready(machine)
+    say(machine, "completion", 0)
+    for generated in range(200, 230):
+        count(machine, generated=generated, running=200)
+        beat_of(watch, LAUNCH, at_least("generation_tokens", generated), "the counter moved")
+    assert not was_unhealthy(watch)
+
+
+def test_a_long_prompt_fills_the_cache_and_nothing_else(machine: Machine) -> None:
+    watch = watch_ready(machine)
+    say(machine, "completion", 0)
+    for percent in range(30):
+        count(machine, running=1, kv_cache_usage_perc=percent / 100)
+        beat_of(watch, LAUNCH, at_least("kv_cache_usage", percent / 100), "the cache fills")
+    assert not was_unhealthy(watch)
+
+
+def test_an_answer_is_an_answer(machine: Machine) -> None:
+    """A server that refuses, overloaded say, does not hang."""
+    watch = watch_ready(machine)
+    say(machine, "completion", 503)
+    beat_of(watch, LAUNCH, lambda _: asked(machine) >= 6, "it was asked again and again")
+    assert not was_unhealthy(watch)
+
+
+def test_without_counters_there_is_no_verdict(machine: Machine) -> None:
+    """As with --disable-log-stats: nobody can tell a busy server from a hung one."""
+    say(machine, "counters", "{}")
+    watch = watch_ready(machine)
+    say(machine, "completion", 0)
+    for _ in range(30):
+        told = beat_of(watch, LAUNCH, lambda beat: beat["metrics"], "metrics were read")
+        assert told["idle_seconds"] is None
+    assert asked(machine) == 1
+    assert not was_unhealthy(watch)
+
+
+def test_the_verdict_outlives_the_watch(machine: Machine) -> None:
+    """Who hears of it ends the watch and begins another one, which must not tell of a healthy server first."""
+    first = watch_ready(machine)
+    say(machine, "completion", 0)
+    seen(first, LAUNCH, healthy=False)
+    first.kill()
+    second = machine.start("watch", **QUICK)
+    line = second.read()
+    assert line
+    assert [(one["healthy"], one["unhealthy_reason"]) for one in line["launches"]] == [(False, HUNG)]
+    say(machine, "completion", 200)
+    seen(second, LAUNCH, healthy=True)
+    assert [line["launches"][0]["healthy"] for line in second.lines if line["type"] == "change"] == [False, True]
+
+
+def test_counters_that_move_again_are_a_recovery(machine: Machine) -> None:
+    """So many requests waited that no canary is answered in time."""
+    watch = watch_ready(machine)
+    count(machine, running=500)
+    say(machine, "completion", 0)
+    seen(watch, LAUNCH, healthy=False)
+    count(machine, generated=200, running=499)
+    seen(watch, LAUNCH, healthy=True)
+
+
+def test_our_own_completions_are_nobodys_use(machine: Machine) -> None:
+    watch = watch_ready(machine)
+    first = beat_of(watch, LAUNCH, lambda beat: beat["idle_since"], "it tells since when it is idle")
+    assert first["idle_since"] == pytest.approx(machine.read(LAUNCH, "ready.json")["at"], abs=0.5)
+    later = beat_of(watch, LAUNCH, lambda _: asked(machine) >= 5, "some canaries came and went")
+    assert later["idle_since"] == pytest.approx(first["idle_since"], abs=0.1)
+    assert later["idle_seconds"] > first["idle_seconds"]
+    assert later["metrics"]["tokens_per_second"] == 0.0
+
+
+@pytest.mark.parametrize(
+    "use",
+    [{"generated": 150}, {"prompt": 150}, {"finished": 12}, {"running": 1}, {"num_requests_waiting": 1}],
+    ids=lambda use: next(iter(use)),
+)
+def test_requests_are_use(machine: Machine, use: dict[str, float]) -> None:
+    watch = watch_ready(machine)
+    first = beat_of(watch, LAUNCH, lambda beat: beat["idle_since"], "it tells since when it is idle")
+    count(machine, **use)
+    beat_of(watch, LAUNCH, lambda beat: beat["idle_since"] > first["idle_since"] + 0.1, "it was used")
+
+
+def test_the_next_watch_goes_on_counting(machine: Machine) -> None:
+    first = watch_ready(machine)
+    start = beat_of(first, LAUNCH, lambda beat: beat["idle_since"], "it tells since when it is idle")
+    count(machine, generated=500)
+    used = beat_of(first, LAUNCH, lambda beat: beat["idle_since"] > start["idle_since"] + 0.1, "it was used")
+    beat_of(first, LAUNCH, lambda beat: beat["idle_seconds"] > 1, "it was left alone")
+    first.kill()
+    second = machine.start("watch", **QUICK)
+    after = beat_of(second, LAUNCH, lambda beat: beat["idle_since"], "it tells since when it is idle")
+    assert after["idle_since"] == pytest.approx(used["idle_since"], abs=0.1)
+    second.kill()
+    count(machine, generated=900, finished=99)  # while nobody watched
+    third = machine.start("watch", **QUICK)
+    beat_of(third, LAUNCH, lambda beat: (beat["idle_since"] or 0) > used["idle_since"] + 0.5, "that was seen")
+
+
+def test_a_server_that_is_not_ready_is_not_idle(machine: Machine) -> None:
+    say(machine, "completion", 500)
+    serve(machine, LAUNCH)
+    watch = machine.start("watch", **QUICK)
+    told = beat_of(watch, LAUNCH, lambda beat: beat["readiness"] == "models", "it is asked for a completion")
+    assert (told["idle_seconds"], told["idle_since"], told["metrics"]) == (None, None, None)
+    assert told["silent_seconds"] is not None
+
+
+def test_tokens_per_second_survive_counters_that_begin_anew(machine: Machine) -> None:
+    watch = watch_ready(machine, canary_every=3600)
+    rates: list[float] = []
+
+    def rate(beat: Json) -> bool:
+        rates.append((beat["metrics"] or {}).get("tokens_per_second") or 0.0)
+        return rates[-1] > 0
+
+    beat_of(watch, LAUNCH, lambda beat: beat["metrics"], "counters were read")
+    for generated in (5000, 40, 900):
+        count(machine, generated=generated)
+        beat_of(watch, LAUNCH, rate, "tokens were generated")
+        beat_of(watch, LAUNCH, lambda beat: beat["metrics"]["tokens_per_second"] == 0, "and then no more")
+    assert min(rates) >= 0
+
+
+def test_what_a_watch_keeps_may_be_broken(machine: Machine) -> None:
+    first = watch_ready(machine)
+    beat_of(first, LAUNCH, lambda beat: beat["idle_since"], "it tells since when it is idle")
+    first.kill()
+    wait_until(machine.path(LAUNCH, "watched.json").exists, "it was kept")
+    machine.path(LAUNCH, "watched.json").write_text("{")
+    second = machine.start("watch", **QUICK)
+    beat_of(second, LAUNCH, lambda beat: beat["idle_since"], "a count begins anew")
