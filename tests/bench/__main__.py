@@ -17,6 +17,7 @@ from tests.bench.crash import crash
 from tests.bench.figure import Figure
 from tests.bench.lifecycles import lifecycles
 from tests.bench.listing import listing
+from tests.bench.logs import logs
 from tests.bench.quiet_history import quiet_history
 from tests.bench.round_trip import round_trip
 from tests.bench.site import Site, site
@@ -31,6 +32,7 @@ FIGURES: dict[str, Callable[[Site], Awaitable[list[Figure]]]] = {
     "list": listing,
     "start": start,
     "crash": crash,
+    "logs": logs,
     "stop": stop,
 }
 #: Takes ten minutes, and runs beside those above.

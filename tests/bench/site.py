@@ -20,6 +20,7 @@ from podctl.paths import PodctlPaths
 from podctl.processes import free_ports, start_detached
 from simulator.api import MachineConfig, Settings, SimulatedMachine, simulate
 from tests.bench import bare
+from tests.system.sshd import OpenSshMachine, sshd_program
 
 POD = "bench"
 SERVER = "coder"
@@ -55,9 +56,13 @@ class Site:
         return taken
 
     @asynccontextmanager
-    async def pod(self, name: str, settings: Settings) -> AsyncIterator[SimulatedMachine]:
-        """Simulate one more machine, with one GPU, and let podctl know it as ``name`` meanwhile."""
-        async with simulate(self.folder / "machines", [MachineConfig(name=name, settings=settings)]) as [machine]:
+    async def pod(self, name: str, settings: Settings, *, openssh: bool = False) -> AsyncIterator[SimulatedMachine]:
+        """Simulate one more machine, with one GPU, and let podctl know it as ``name`` meanwhile.
+
+        ``openssh``: it is reached through a real sshd, which has to be installed.
+        """
+        async with simulate(self.folder / "machines", [MachineConfig(name=name, settings=settings)]) as [inside]:
+            machine = await _behind_openssh(inside) if openssh else inside
             await self._add_pod(machine)
             try:
                 yield machine
@@ -68,6 +73,13 @@ class Site:
         await self.run(
             [PODCTL, "pods", "add", machine.name, machine.ssh_command, "--accept-host-key", machine.fingerprint]
         )
+
+
+async def _behind_openssh(inside: SimulatedMachine) -> SimulatedMachine:
+    machine = OpenSshMachine(inside.folder, sshd_program())
+    await machine.configure()
+    await machine.start_sshd()
+    return machine
 
 
 @asynccontextmanager
