@@ -5,7 +5,6 @@ where it ended.
 """
 
 import asyncio
-import base64
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from domain.gpu.models import PodAddress
 from podctl.client import PodctlClient
 from remote.errors import Unreachable
-from remote.podlet import Podlet
+from remote.podlet import Podlet, log_piece
 from remote.ssh import SshPool
 from remote.ssh_keys import Passphrases
 
@@ -62,7 +61,7 @@ class LogReader:
                         if line["type"] == "result":
                             return
                         if line["type"] == "log":
-                            piece = base64.b64decode(line["data"])
+                            piece = log_piece(line)
                             offset = line["offset"] + len(piece)
                             yield piece
             except Unreachable as error:
@@ -81,7 +80,7 @@ class LogReader:
             async with self.podlet.stream(self.address, "read_log", request) as lines:
                 async for line in lines:
                     if line["type"] == "log":
-                        piece = base64.b64decode(line["data"])
+                        piece = log_piece(line)
                         start = start if pieces else line["offset"]
                         pieces.append(piece)
                     elif line["type"] == "result":

@@ -52,7 +52,8 @@ if TYPE_CHECKING:
 PROTOCOL = 1
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
 LAUNCHES_KEPT = 10
-LOG_CHUNK_BYTES = 64 * 1024
+LOG_CHUNK_BYTES = 256 * 1024
+LOG_LOOK_EVERY = 0.2  # seconds between looks at a log that is followed and does not grow
 LOG_LIMIT = 64 * 1024 * 1024  # of a server's log on disk; a run's log is a result and kept whole
 LOG_RATE = 50_000_000  # bytes a second that a server may write without its log ever exceeding the limit
 MARK_EVERY = 10.0
@@ -2094,9 +2095,11 @@ def read_log(
 ) -> Json:
     """Send a log from ``offset`` on (negative: from its end) or from ``since`` on, at most ``limit`` bytes of it.
 
-    A ``log`` line's offset is behind the one before it where bytes in between are no longer kept.
+    A ``log`` line's offset is behind the one before it where bytes in between are no longer kept. Its ``data`` is
+    compressed: a log shrinks to a tenth, and what every byte costs on its way is more than that takes.
     """
     import base64
+    import zlib
 
     log = launch.log
     if not launch.has("record.json"):
@@ -2108,17 +2111,20 @@ def read_log(
     elif offset < 0:
         offset = max(0, log.size() + offset)
     left = sys.maxsize if limit is None else limit
+    pause = 0.0
     while True:
         ended = has_ended(launch)  # asked first: what it wrote before its end is then seen below
         size = log.size()
+        # A log that grew grows on.
+        pause = 0.0 if offset < size else min(LOG_LOOK_EVERY, 2 * pause + 0.005)
         while left and offset < size:
             offset, piece = log.read(offset, min(LOG_CHUNK_BYTES, left))
             if not piece:
                 break  # its folder was removed in this moment
-            caller.send("log", offset=offset, data=base64.b64encode(piece).decode())
+            caller.send("log", offset=offset, data=base64.b64encode(zlib.compress(piece, 1)).decode())
             offset += len(piece)
             left -= len(piece)
-        if not follow or ended or not left or caller.has_left(0.2):
+        if not follow or ended or not left or caller.has_left(pause):
             return {"offset": offset, "start": log.start(), "size": log.size(), "ended": ended}
 
 
@@ -2779,7 +2785,7 @@ class Watch:
     def run(self) -> Json:
         """Watch until stdin ends."""
         next_look = 0.0
-        next_beat = time.monotonic() + self.pace.beat
+        next_beat = 0.0
         while True:
             now = time.monotonic()
             if now >= next_look:

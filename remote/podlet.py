@@ -5,9 +5,11 @@ is uploaded once per content hash, so two versions of podctl can use one machine
 """
 
 import asyncio
+import base64
 import contextlib
 import hashlib
 import json
+import zlib
 from collections.abc import AsyncIterator, Mapping
 from functools import cache
 from importlib import resources
@@ -116,6 +118,11 @@ class Podlet:
                 continue
             stderr = errors.result() if errors.done() and not errors.cancelled() else ""
             raise _ended_without_result(address, verb, exit_status, stderr)
+
+
+def log_piece(line: Line) -> bytes:
+    """Return what a line of type ``log`` carries."""
+    return zlib.decompress(base64.b64decode(line["data"]))
 
 
 async def _read_errors(process: "asyncssh.SSHClientProcess[bytes]") -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from podlet import podlet
+from remote.podlet import log_piece
 from tests.activity.podlet_harness import Conversation, Json, Machine, PodletError, wait_until
 
 LIMIT = 1024 * 1024
@@ -74,13 +74,13 @@ def read(machine: Machine, **fields: object) -> tuple[Json, list[tuple[int, byte
 def pieces(conversation: Conversation) -> list[tuple[int, bytes]]:
     """Return (offset, bytes) of every log line that came so far."""
     logs = [line for line in conversation.lines if line["type"] == "log"]
-    return [(line["offset"], base64.b64decode(line["data"])) for line in logs]
+    return [(line["offset"], log_piece(line)) for line in logs]
 
 
 def read_to(follow: Conversation, end: int) -> None:
     """Read until everything before an offset has come."""
     follow.read_until(
-        lambda line: line["type"] == "log" and line["offset"] + len(base64.b64decode(line["data"])) == end,
+        lambda line: line["type"] == "log" and line["offset"] + len(log_piece(line)) == end,
         f"everything up to {end}",
     )
 

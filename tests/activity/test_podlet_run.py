@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import os
 import random
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from remote.podlet import log_piece
 from tests.activity.podlet_harness import Conversation, Machine, PodletError, free_port, wait_until
 
 
@@ -29,10 +29,10 @@ def start(machine: Machine, script: str, *arguments: str, **fields: object) -> C
 def data(conversation: Conversation) -> bytes:
     """Return the bytes of all log lines, which must follow one another without a gap."""
     pieces = [line for line in conversation.lines if line["type"] == "log"]
-    raw = [base64.b64decode(line["data"]) for line in pieces]
+    raw = [log_piece(line) for line in pieces]
     for piece, before, line in zip(raw[1:], raw, pieces, strict=False):
         assert len(before) + line["offset"] == pieces[pieces.index(line) + 1]["offset"]
-        assert 0 < len(piece) <= 65536
+        assert 0 < len(piece) <= 262_144
     return b"".join(raw)
 
 

@@ -20,6 +20,7 @@ from tests.bench.listing import listing
 from tests.bench.logs import logs
 from tests.bench.quiet_history import quiet_history
 from tests.bench.round_trip import round_trip
+from tests.bench.scale import scale
 from tests.bench.site import Site, site
 from tests.bench.start import start
 from tests.bench.stop import stop
@@ -37,6 +38,8 @@ FIGURES: dict[str, Callable[[Site], Awaitable[list[Figure]]]] = {
 }
 #: Takes ten minutes, and runs beside those above.
 QUIET = "quiet"
+#: Takes the whole machine, and runs alone when those above are done.
+SCALE = "scale"
 _OUTPUT = Path(__file__).parents[2] / "build" / "bench.json"
 
 
@@ -47,12 +50,15 @@ async def measure(chosen: Sequence[str]) -> list[Figure]:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="podctl-bench-") as folder:
-        async with site(Path(folder) / "site") as made, asyncio.TaskGroup() as group:
-            quiet = group.create_task(quiet_history(made)) if QUIET in chosen else None
-            for name in (name for name in FIGURES if name in chosen):
-                figures += await _take(name, FIGURES[name](made))
-            if quiet is not None:
-                figures += await _take(f"{QUIET} (the rest of its ten minutes)", quiet)
+        if set(chosen) - {SCALE}:
+            async with site(Path(folder) / "site") as made, asyncio.TaskGroup() as group:
+                quiet = group.create_task(quiet_history(made)) if QUIET in chosen else None
+                for name in (name for name in FIGURES if name in chosen):
+                    figures += await _take(name, FIGURES[name](made))
+                if quiet is not None:
+                    figures += await _take(f"{QUIET} (the rest of its ten minutes)", quiet)
+        if SCALE in chosen:
+            figures += await _take(SCALE, scale(Path(folder) / "scale", _tell))
     return figures
 
 
@@ -74,7 +80,7 @@ def show(figures: list[Figure]) -> None:
 
 def main() -> None:
     """Run the benchmark."""
-    names = [*FIGURES, QUIET]
+    names = [*FIGURES, QUIET, SCALE]
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench",
         description="Measure what podctl costs, each figure beside what it is made of. Prints a table and writes "

@@ -20,10 +20,10 @@ class Figure:
 
     @property
     def shown_value(self) -> str:
-        """The value for people; a ratio with two digits."""
+        """The value for people; what is no count with two digits."""
         if self.value is None:
             return "-"
-        return f"{self.value:.2f}" if self.unit in {"ratio", "s"} else f"{self.value:g}"
+        return str(self.value) if isinstance(self.value, int) else f"{self.value:.2f}"
 
     @property
     def aim(self) -> str:

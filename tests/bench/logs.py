@@ -142,7 +142,12 @@ def _lost_or_doubled(written: int, received: bytes) -> int:
 def _following(site: Site, follower: Sequence[str], log: Path) -> Iterator[int]:
     """Run a follower; give its output once it is known to follow."""
     process = subprocess.Popen(
-        follower, env=dict(site.environment), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0
+        follower,
+        env=dict(site.environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
     )
     with process:
         try:

@@ -14,7 +14,7 @@ SECONDS_VARIABLE = "BENCH_QUIET_SECONDS"
 
 async def quiet_history(site: Site) -> list[Figure]:
     """Return how many events the history has grown by while the server was only healthy."""
-    seconds = float(os.environ.get(SECONDS_VARIABLE, SECONDS))
+    seconds = quiet_seconds()
     before = await _events(site)
     await asyncio.sleep(seconds)
     after = await _events(site)
@@ -25,10 +25,19 @@ async def quiet_history(site: Site) -> list[Figure]:
             unit="events",
             bound="<=",
             limit=0,
-            measured=f"{before} events before, {after} after {seconds:g} s"
-            + ("" if seconds >= SECONDS else f": SHORTENED by {SECONDS_VARIABLE}"),
+            measured=f"{before} events before, {after} after {seconds:g} s{shortened(seconds)}",
         )
     ]
+
+
+def quiet_seconds() -> float:
+    """Return how long nothing shall happen."""
+    return float(os.environ.get(SECONDS_VARIABLE, SECONDS))
+
+
+def shortened(seconds: float) -> str:
+    """Return what the table says of a time that is too short to count."""
+    return "" if seconds >= SECONDS else f": SHORTENED by {SECONDS_VARIABLE}"
 
 
 async def _events(site: Site) -> int:
