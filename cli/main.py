@@ -10,7 +10,21 @@ from typing import Annotated
 
 import typer
 
-from cli import context, demo, events, listing, models, output, pods, servers, signals, simulate, system, task
+from cli import (
+    context,
+    demo,
+    events,
+    listing,
+    models,
+    output,
+    pod_setup,
+    pods,
+    servers,
+    signals,
+    simulate,
+    system,
+    task,
+)
 
 app = typer.Typer(
     name="podctl",
@@ -39,7 +53,7 @@ def podctl(
     """Carry tasks from wish to completed, on models that run on your own GPU machines."""
 
 
-for group in (task, signals, events, pods, servers, listing, models, system, simulate, demo):
+for group in (task, signals, events, pods, pod_setup, servers, listing, models, system, simulate, demo):
     group.register(app)
 
 

@@ -26,6 +26,9 @@ AcceptOption = Annotated[
     str | None,
     typer.Option("--accept-host-key", metavar="SHA256:…", help="The fingerprint of the host key to trust."),
 ]
+TaskQueueOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The queue of the workers that can reach it; else the common one.")
+]
 
 
 def register(parent: typer.Typer) -> None:
@@ -63,40 +66,12 @@ def add(
     ssh: Annotated[str, typer.Argument(metavar="SSH", help="How it is reached: 'ssh -p 2222 root@203.0.113.7'.")],
     *,
     accept_host_key: AcceptOption = None,
-    task_queue: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="The queue of the workers that can reach it; else the common one."),
-    ] = None,
+    task_queue: TaskQueueOption = None,
     by: AsOption = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Add a machine: its host key is shown and pinned, its GPUs are looked at. The first one becomes active."""
-    from podctl.pods import HostKeyRefused, add_pod
-
-    speaking = speaker(by)
-
-    async def register_pod(fingerprint: str | None) -> "Added":
-        client = await open_client()
-        return await add_pod(
-            client,
-            pods_file(),
-            name,
-            ssh,
-            fingerprint=fingerprint,
-            by=speaking,
-            task_queue=task_queue,
-            passphrases=passphrases(),
-        )
-
-    hint = f"interrupted: `podctl pods show {name}` says whether it was added"
-    try:
-        added = run_async(register_pod(accept_host_key), when_interrupted=hint)
-    except HostKeyRefused as refused:
-        if accept_host_key is not None:
-            raise
-        _ask(refused, f"Is this the host key of {name}?")
-        added = run_async(register_pod(refused.shown.fingerprint), when_interrupted=hint)
-    _tell_pinned(added)
+    added = add_machine(name, ssh, accept_host_key, task_queue, speaker(by))
     state = run_async(_first_look(name), when_interrupted=f"{name} is added; look again with: podctl pods show {name}")
     if output is Format.JSON:
         print_json({"pod": name, "fingerprint": added.fingerprint, "registered": added.registered,
@@ -201,6 +176,35 @@ def show(name: PodArgument, *, output: OutputOption = Format.TABLE) -> None:
         print_view(pod_view(state, server_rows(state, beats)))
 
 
+def add_machine(name: str, ssh: str, accept_host_key: str | None, task_queue: str | None, by: str) -> "Added":
+    """Register a machine under a name, its host key accepted by the option or, at a terminal, by a person."""
+    from podctl.pods import HostKeyRefused, add_pod
+
+    async def register_pod(fingerprint: str | None) -> "Added":
+        client = await open_client()
+        return await add_pod(
+            client,
+            pods_file(),
+            name,
+            ssh,
+            fingerprint=fingerprint,
+            by=by,
+            task_queue=task_queue,
+            passphrases=passphrases(),
+        )
+
+    hint = f"interrupted: `podctl pods show {name}` says whether it was added"
+    try:
+        added = run_async(register_pod(accept_host_key), when_interrupted=hint)
+    except HostKeyRefused as refused:
+        if accept_host_key is not None:
+            raise
+        _ask(refused, f"Is this the host key of {name}?")
+        added = run_async(register_pod(refused.shown.fingerprint), when_interrupted=hint)
+    _tell_pinned(added)
+    return added
+
+
 async def _read_rows() -> "list[PodRow]":
     """Return the rows of the user's pods as their workflows say, all asked at once."""
     import asyncio
@@ -289,7 +293,7 @@ def _pod_state(state: "GpuPodState | None") -> str:
 
 def _print_rows(rows: "list[PodRow]") -> None:
     print_table(
-        ("", "name", "state", "gpus", "vllm", "servers", "ssh"),
+        ("", "name", "state", "gpus", "vllm", "setup", "servers", "ssh"),
         [
             (
                 "*" if row.active else "",
@@ -297,6 +301,7 @@ def _print_rows(rows: "list[PodRow]") -> None:
                 row.state + (" (last seen)" if row.cached else ""),
                 row.gpus or None,
                 row.vllm,
+                row.setup,
                 ", ".join(f"{count} {state}" for state, count in row.servers.items()) or None,
                 row.ssh,
             )

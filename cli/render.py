@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from domain.entity import Event
     from domain.gpu.models import GpuPodState
+    from domain.gpu.setup import Setup
     from domain.task.models import Plan, Review, Spec, TaskState, Workstream
     from podctl.listing import ServerRow
 
@@ -30,6 +31,7 @@ _QUIET = "dim"
 _COLOURS = {
     "attached": _GOOD,
     "completed": _GOOD,
+    "done": _GOOD,
     "ok": _GOOD,
     "ready": _GOOD,
     "reachable": _GOOD,
@@ -295,6 +297,8 @@ def pod_view(state: GpuPodState, servers: Sequence[ServerRow]) -> RenderableType
     note = unreachable_note(state)
     if note:
         parts.append(Text(note, style=_WAITS))
+    if state.setup is not None:
+        parts += _section("Setup", _setup(state, state.setup))
     if state.inventory is not None:
         parts += _section("Machine", _machine(state))
         parts += _section("GPUs", _gpus(state))
@@ -357,6 +361,35 @@ def state_line(row: ServerRow) -> str:
 def queue_place(row: ServerRow) -> str:
     """Return ``number 2 in the queue, `` for a server that waits there; empty for any other."""
     return f"number {row.queue_position} in the queue, " if row.queue_position else ""
+
+
+def setup_table(setup: Setup, note: str) -> Table:
+    """Return the steps of a setup: state, seconds, what came of each; ``note`` is what the current one says."""
+    rows = []
+    for step in setup.steps:
+        ended = step.ended_at or datetime.now(UTC)
+        taken = duration((ended - step.started_at).total_seconds()) if step.started_at else ""
+        rows.append((step.name, state_text(step.state), taken, note if step.state == "running" else step.message))
+    return columns(("STEP", "STATE", "TIME", ""), rows)
+
+
+def _setup(state: GpuPodState, setup: Setup) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    from podctl.setup import note
+
+    heading = Text(f"{setup.state} since {(setup.ended_at or setup.started_at):%Y-%m-%d %H:%M:%S} UTC, asked for by ")
+    heading.append(plain(setup.by))
+    if state.vllm:
+        versions = ", ".join(install.version for install in reversed(state.vllm))
+        heading.append(f"\nvLLM, the one in use first: {plain(versions)}")
+    if state.models_path:
+        heading.append(f"\nmodels in {plain(state.models_path)}")
+    parts: list[RenderableType] = [heading, setup_table(setup, note(state, setup, ""))]
+    if setup.failure is not None:
+        parts.append(Text(plain(f"What to do: {setup.failure.advice}"), style=_WAITS))
+    return Group(*parts)
 
 
 def _machine(state: GpuPodState) -> Text:

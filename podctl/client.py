@@ -210,6 +210,17 @@ class PodctlClient:
         steps = [StopStep.model_validate(details) for details in await self._heartbeats(name, names.STOP_LAUNCH)]
         return {step.launch: step for step in steps}
 
+    async def setup_step_says(self, name: str) -> str:
+        """Return what the step under way of a pod's setup printed last, or why nobody does it now; empty if nothing."""
+        for pending in (await self._describe_pod(name)).raw_description.pending_activities:
+            if pending.activity_type.name == names.SETUP_STEP:
+                if pending.state != PendingActivityState.PENDING_ACTIVITY_STATE_STARTED:
+                    failed = f"tried again soon: {pending.last_failure.message}"
+                    return failed if pending.attempt > 1 else "waits for a worker"
+                said = await self._heartbeats(name, names.SETUP_STEP)
+                return str(said[0].get("last_line") or "") if said else ""
+        return ""
+
     async def pod_address(self, name: str) -> PodAddress:
         """Return a pod's address as its workflow owns it. Raises ``NotFound``. Needs no worker."""
         memo = await (await self._describe_pod(name)).memo()

@@ -65,7 +65,10 @@ class PodRow:
     gpus: str
     #: State -> how many model servers are in it.
     servers: Mapping[str, int]
+    #: The version that model servers are started with.
     vllm: str | None
+    #: ``running: install``, ``completed``, ``failed: install``; None where none was asked for.
+    setup: str | None
     cached: bool
     seen_at: str | None
 
@@ -180,10 +183,27 @@ def pod_row(state: GpuPodState, *, active: bool) -> PodRow:
         reason=state.unreachable_reason,
         gpus=describe_gpus(state.inventory) if state.inventory else "",
         servers=counts,
-        vllm=state.inventory.vllm.version if state.inventory else None,
+        vllm=vllm_version(state),
+        setup=setup_word(state),
         cached=False,
         seen_at=None,
     )
+
+
+def vllm_version(state: GpuPodState) -> str | None:
+    """Return the version of vLLM that a pod's model servers are started with, where that is known."""
+    if state.vllm:
+        return state.vllm[-1].version
+    return state.inventory.vllm.version if state.inventory else None
+
+
+def setup_word(state: GpuPodState) -> str | None:
+    """Return how far a pod's setup is, in a word or two."""
+    setup = state.setup
+    if setup is None:
+        return None
+    at = setup.current.name if setup.current else setup.failure.step if setup.failure else ""
+    return f"{setup.state}: {at}" if at else setup.state
 
 
 def pod_document(state: GpuPodState, beats: Mapping[str, Beat]) -> dict[str, Any]:

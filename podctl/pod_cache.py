@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from domain.gpu.inventory import describe_gpus, gpu_type
 from domain.gpu.models import GpuPodState, shown_state
 from domain.gpu.observation import Gpu, Inventory, Vllm
-from podctl.listing import PodRow, held_gpus
+from podctl.listing import PodRow, held_gpus, setup_word, vllm_version
 from podctl.pods_file import KnownPod, KnownPods, PodsFile
 
 #: What has not changed is written down again no more often than this.
@@ -55,6 +55,7 @@ def cached_pod_row(known: KnownPods, name: str, *, state: str | None = None) -> 
         gpus=_gpus(pod),
         servers=_count(pod),
         vllm=_text(extra.get("vllm")),
+        setup=_text(extra.get("setup")),
         cached=True,
         seen_at=_text(extra.get("seen_at")),
     )
@@ -109,7 +110,8 @@ def _seen(state: GpuPodState) -> dict[str, JsonValue]:
         "reachable": state.reachable,
         "reachable_since": state.since.isoformat(timespec="seconds"),
         "unreachable_reason": state.unreachable_reason,
-        "vllm": state.inventory.vllm.version if state.inventory else None,
+        "vllm": vllm_version(state),
+        "setup": setup_word(state),
     }
 
 

@@ -4,6 +4,7 @@
 machine.json  settings.json  boot          what it is, how it behaves, its boot identity
 host_key  client_key  client_key.pub       its own key, and the one a user gives to ssh -i
 home/  bin/                                HOME; the pretend programs, first on PATH
+mounts  uv.log                             pretend mount points, one a line; every call of the pretend uv
 gpu/  shm/  hooks/                         who holds GPU memory; files left outside; points to stop at
 control.sock  lock                         how it is told what to do; held while it is simulated
 ```
@@ -27,7 +28,7 @@ from simulator.models import MachineConfig, MachineRecord, Settings, machine_gpu
 USER = "user"
 _PORT = 2222
 _ATTEMPTS = 64
-_PROGRAMS = {"nvidia-smi": "nvidia_smi", "vllm": "vllm"}
+_PROGRAMS = {"mount": "mount", "nvidia-smi": "nvidia_smi", "uv": "uv", "vllm": "vllm"}
 # A script that is sh and Python at once: #! lines allow no blanks and no long paths. -I -S leaves out site-packages
 # and everything that its .pth files load; the sources come from the package this file belongs to.
 _PROGRAM = """#!/bin/sh
@@ -53,6 +54,7 @@ class MachineFolder:
         self.programs = self.path / "bin"
         self.hooks = self.path / "hooks"
         self.boot = self.path / "boot"
+        self.mounts = self.path / "mounts"
         self.host_key = self.path / "host_key"
         self.client_key = self.path / "client_key"
         self.authorized_keys = self.home / ".ssh" / "authorized_keys"
@@ -108,6 +110,7 @@ class MachineFolder:
         for holder in (self.path / "gpu").iterdir():
             holder.unlink()
         self.remove_files_outside()
+        self.mounts.unlink(missing_ok=True)
         boot = str(uuid.uuid4())
         self._write("boot", boot + "\n")
         return boot

@@ -102,6 +102,7 @@ class Machine:
             "LANG": "C.UTF-8",
             "PODLET_BOOT_FILE": str(self._folder.boot),
             "PODLET_HOOKS": str(self._folder.hooks),
+            "PODLET_MOUNTS": str(self._folder.mounts),
             "PODLET_LOOPBACK": self._record.address,
             "SIMULATOR_FOLDER": str(self._folder.path),
         }

@@ -48,6 +48,9 @@ class Settings(Value):
     nvidia_smi: Literal["ok", "missing", "no_driver", "not_available", "insufficient_permissions", "no_processes"] = (
         "ok"
     )
+    install_seconds: float = Field(0.0, ge=0, description="that uv takes to install vLLM")
+    install_failure: Literal["no_network", "disk_full", "package_not_found"] | None = None
+    mount_failure: Literal["refused"] | None = None
     login_output: str = Field("", description="written to stdout before every command, as some login scripts do")
 
 

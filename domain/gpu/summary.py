@@ -7,6 +7,7 @@ from domain.gpu.inventory import describe_gpus
 from domain.gpu.leases import leases
 from domain.gpu.models import GpuPodState, ModelServer, address, shown_state
 from domain.gpu.schedule import detail
+from domain.gpu.setup import Setup
 
 
 class SearchAttributes(Value):
@@ -60,6 +61,8 @@ def summary_markdown(state: GpuPodState) -> str:
         "",
         f"`{_code(state.ssh.command)}`",
     ]
+    if state.setup is not None:
+        lines += ["", *_setup_lines(state, state.setup)]
     if state.inventory is not None:
         lines += ["", f"GPUs: {_text(describe_gpus(state.inventory))}", *_gpu_lines(state)]
     if state.servers:
@@ -68,6 +71,19 @@ def summary_markdown(state: GpuPodState) -> str:
     if state.orphans:
         lines += ["", "Launches that nobody here owns: " + ", ".join(f"`{o.launch_id}`" for o in state.orphans)]
     return "\n".join(lines)
+
+
+def _setup_lines(state: GpuPodState, setup: Setup) -> list[str]:
+    """Return the setup's state, what it brought, and its steps; no step's progress, which no history holds."""
+    lines = [f"Setup {setup.number}: **{setup.state}**, asked for by {_text(setup.by)}"]
+    if state.vllm:
+        lines += [f"vLLM {_text(state.vllm[-1].version)}: `{_code(state.vllm[-1].program)}`"]
+    if state.models_path:
+        lines += [f"models in `{_code(state.models_path)}`"]
+    if setup.failure is not None:
+        lines += [f"{_text(setup.failure.message)}; {_text(setup.failure.advice)}"]
+    steps = [f"| {step.name} | {step.state} | {_text(step.message)} |" for step in setup.steps]
+    return ["  \n".join(lines), "", "| step | state | |", "|---|---|---|", *steps]
 
 
 def _gpu_lines(state: GpuPodState) -> list[str]:

@@ -39,6 +39,7 @@ async def test_a_pod_is_added_shown_and_removed(podctl: CommandLine, machine: Si
         "gpus": "2 x H100",
         "servers": {},
         "vllm": row["vllm"],
+        "setup": None,
         "cached": False,
         "seen_at": None,
     }
