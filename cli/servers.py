@@ -29,8 +29,18 @@ class Restart(StrEnum):
     ALWAYS = "always"
 
 
+def _server_name(name: str | None) -> str | None:
+    """Refuse what no server can be called, before anybody is asked."""
+    from domain.ids import check_name
+
+    return name if name is None else check_name("model server", name)
+
+
 ServerArgument = Annotated[
-    str, typer.Argument(metavar="NAME", autocompletion=complete_server, help="The model server's name.")
+    str,
+    typer.Argument(
+        metavar="NAME", autocompletion=complete_server, callback=_server_name, help="The model server's name."
+    ),
 ]
 
 GraceOption = Annotated[
@@ -126,7 +136,12 @@ def start(  # noqa: PLR0913  # a command has as many parameters as options
 def stop(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", autocompletion=complete_server, help="The model server; else all on the pod."),
+        typer.Argument(
+            metavar="NAME",
+            autocompletion=complete_server,
+            callback=_server_name,
+            help="The model server; else all on the pod.",
+        ),
     ] = None,
     *,
     pod: PodOption = None,

@@ -793,6 +793,9 @@ class Launch:
     def members(self, table: ProcessTable) -> List[Process]:
         """Return its living processes: below its supervisor, of its session, at work in its folder, or noted before."""
         process = self.process()
+        if not self.has("process.json"):
+            # Somebody removed its records, or it has none yet: the kernel knows the folder, ``…/work (deleted)`` too.
+            return [one for one in table.inside(self.folder) if not one.gone]
         if process is None or self.has("ended.json"):
             return []
         supervisor = table.find(process["supervisor"], process["supervisor_start_time"])
@@ -1968,7 +1971,7 @@ class Stop:
         return sorted(path for path in left if remove_file(path))
 
     def _remove_sockets(self) -> List[str]:
-        if self.record.get("kind") != "server":
+        if self.record.get("kind") == "run":
             return []
         import shutil
 

@@ -133,7 +133,11 @@ async def _read_errors(process: "asyncssh.SSHClientProcess[bytes]") -> str:
 async def _json_lines(process: "asyncssh.SSHClientProcess[bytes]") -> AsyncIterator[Line]:
     while raw := await process.stdout.readline():
         if raw.startswith(LINE_PREFIX) and raw.endswith(b"\n"):
-            yield json.loads(raw)
+            try:
+                line = json.loads(raw)
+            except ValueError:
+                continue  # a shell's, that only begins like one of ours
+            yield line
 
 
 async def _upload(connection: asyncssh.SSHClientConnection, address: PodAddress) -> None:

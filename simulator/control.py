@@ -14,6 +14,8 @@ from typing import Any
 from simulator.folder import SimulationError
 
 _NAME = "control.sock"
+#: Bytes of one line, such as settings with a long login output.
+_LINE_LIMIT = 2**24
 
 
 class ControlServer:
@@ -28,7 +30,7 @@ class ControlServer:
         listener = socket.socket(socket.AF_UNIX)
         _with_short_path(self._path, listener.bind)
         self._path.chmod(0o600)
-        self._server = await asyncio.start_unix_server(self._answer, sock=listener)
+        self._server = await asyncio.start_unix_server(self._answer, sock=listener, limit=_LINE_LIMIT)
 
     async def __aexit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
@@ -54,7 +56,7 @@ async def tell(folder: Path, order: str, **arguments: object) -> Any:  # noqa: A
     except (FileNotFoundError, ConnectionRefusedError):
         caller.close()
         raise SimulationError(f"no machine is being simulated from {folder}") from None
-    reader, writer = await asyncio.open_unix_connection(sock=caller, limit=2**24)
+    reader, writer = await asyncio.open_unix_connection(sock=caller, limit=_LINE_LIMIT)
     try:
         writer.write(json.dumps({"order": order, "arguments": arguments}).encode() + b"\n")
         line = await reader.readline()

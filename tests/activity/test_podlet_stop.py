@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import uuid
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from podlet import podlet
 from tests.activity.podlet_harness import Json, Machine, PodletError, free_port, lives, wait_until
 
 TREE = {"root", "engine", "worker"}
@@ -344,3 +346,15 @@ def test_what_forks_all_the_time_is_ended(machine: Machine) -> None:
     machine.run("task/ws/1", "sh", "-c", script)
     wait_until(lambda: machine.observe("task/ws/1")["members"] > 3, "it forks")
     check_stopped(machine, "task/ws/1", machine.call("stop", id="task/ws/1", grace=0))
+
+
+def test_a_stop_ends_what_is_left_of_a_launch_whose_records_were_removed(machine: Machine, shared_memory: Path) -> None:
+    machine.serve("pod/tiny/1", "--engine", "--socket", f"--shared-memory={shared_memory}")
+    sockets = Path(podlet.Root(str(machine.root)).launch("pod/tiny/1").socket_folder())
+    wait_until(lambda: shared_memory.exists() and any(sockets.iterdir()), "it has made its files")
+    shutil.rmtree(machine.path("pod/tiny/1"))
+    assert machine.observe("pod/tiny/1")["state"] == "absent"
+    assert machine.call("stop", id="pod/tiny/1", grace=0)["killed"] == 3
+    assert machine.alive() == set()
+    assert not shared_memory.exists()
+    assert not sockets.exists()

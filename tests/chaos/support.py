@@ -48,7 +48,7 @@ async def eventually(ask: Callable[[], Awaitable[T | None]], what: str) -> T:
         async with asyncio.timeout(PATIENCE):
             while not (answer := await ask()):
                 last = answer
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.2)
             return answer
     raise AssertionError(f"it never came true within {PATIENCE:.0f} s: {what} (last: {last!r})")
 
@@ -289,9 +289,9 @@ class Site:
         assert await self.machine.gpu_memory() == {gpu.uuid: 0 for gpu in self.machine.gpus}
         for server in pod.servers.values():
             assert server.stop_result is None or server.stop_result.state == "stopped"
-            listening = [port for port in (server.plan.ports if server.plan else ()) if self._listens(port)]
+            listening = [port for port in (server.plan.ports if server.plan else ()) if self.listens(port)]
             assert listening == [], f"{server.name} is gone and something listens"
-        assert self._files_left() == []
+        assert self.files_left() == []
         self.end_workers()
 
         async def deserted() -> bool:
@@ -299,12 +299,13 @@ class Site:
 
         await eventually(deserted, f"no process is left on {self.machine.name}")
 
-    def _files_left(self) -> list[str]:
+    def files_left(self) -> list[str]:
         """Return shared memory and sockets that pretend model servers made and nobody removed."""
         made = [note.read_text() for note in (self.machine.folder / "shm").iterdir()]
         return [path for path in made if Path(path).exists()]
 
-    def _listens(self, port: int) -> bool:
+    def listens(self, port: int) -> bool:
+        """Return whether something on the machine listens on a port."""
         with socket.socket() as probe:
             return probe.connect_ex((self.machine.address, port)) == 0
 

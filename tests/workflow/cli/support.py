@@ -50,7 +50,7 @@ class CommandLine:
             raise AssertionError(f"{arguments} has not ended within {PATIENCE:.0f} s") from None
         assert done.status == status, f"{arguments}\n{done.output}\n{done.errors}"
         assert "/cli/output.py" not in done.errors  # a stack trace of ours; one in a server's log is to be shown
-        assert "fault in podctl" not in done.errors
+        assert "fault in podctl" not in done.errors, f"{arguments}\n{done.errors}"
         return done
 
     async def json(self, *arguments: str) -> Any:  # noqa: ANN401 - whatever JSON holds
