@@ -10,6 +10,7 @@ from cli.output import Format, OutputOption, print_json, print_progress, print_t
 
 if TYPE_CHECKING:
     from domain.gpu.offers import Offer
+    from podctl.model_fit import ModelFit
     from podctl.model_offers import PodGpus
 
 app = typer.Typer(invoke_without_command=True, help="Known models, and what it takes to serve them.")
@@ -67,6 +68,58 @@ def import_(
         f"{done.recipes} recipes: {len(done.added)} models added, {len(done.changed)} changed, {done.unchanged} as "
         f"before, {len(done.removed)} removed, {len(done.skipped)} variants or recipes skipped; written to {done.file}"
     )
+
+
+@app.command()
+def fit(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A Hugging Face model id, or a folder of this machine.")
+    ],
+    *,
+    pod: PodOption = None,
+    context_length: Annotated[
+        str | None, typer.Option("--context", metavar="32k", help="A context it should have.")
+    ] = None,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Say what memory a model takes at least, and the longest context for which a pod's GPUs have room."""
+    from podctl.model_fit import model_fit, parse_length
+
+    wanted = parse_length(context_length)
+    found = model_fit(model, gpus_of(pod), wanted)
+    if output is Format.JSON:
+        print_json(found)
+        return
+    print(f"{found.source}: weights {found.weights_bytes / 1e9:.1f} GB; {_cache_words(found)}")
+    print_table(
+        ("gpus", "weights/GPU", "longest context", "" if wanted is None else f"{wanted:,} tokens"),
+        [
+            (
+                f"{row.gpus} x {row.kind}",
+                f"{row.weights_bytes / 1e9:.1f} of {row.memory_bytes * found.share / 1e9:.1f} GB",
+                row.reason or f"{row.context:,}{' (all it can)' if row.whole else ''}",
+                "" if wanted is None else _answer(row.context, wanted),
+            )
+            for row in found.fits
+        ],
+        empty=found.note or "no GPUs to hold it against",
+    )
+    for note in (found.note if found.fits else "", *found.notes):
+        if note:
+            print_progress(note)
+
+
+def _cache_words(found: "ModelFit") -> str:
+    if found.cache_unknown:
+        return f"KV cache not known: {found.cache_unknown}"
+    longest = f", {found.longest_context:,} tokens at most" if found.longest_context else ""
+    return f"KV cache {found.token_bytes / 1024:.1f} KiB for each token{longest}"
+
+
+def _answer(context: int | None, wanted: int) -> str:
+    if context is None:
+        return "not known"
+    return "may fit" if context >= wanted else "does not fit"
 
 
 def gpus_of(pod: str | None) -> "PodGpus | None":

@@ -123,3 +123,35 @@ async def test_an_import_that_cannot_be_changes_nothing(podctl_without_worker: C
     broken = checkout(tmp_path / "b", crane="vram_minimum_gb: 60")
     assert str(podctl.paths.catalog) in (await podctl("models", "import", str(broken), status=2)).errors
     assert podctl.paths.recipes.read_text() == before
+
+
+async def test_what_a_model_takes_at_least(podctl_without_worker: CommandLine, tmp_path: Path) -> None:
+    podctl = CommandLine("127.0.0.1:1", podctl_without_worker.paths)
+    folder = tmp_path / "heron"
+    shape = {"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "hidden_size": 4096}
+    write_atomically(folder / "config.json", json.dumps({**shape, "max_position_embeddings": 8_192}))
+    with (folder / "model.safetensors").open("wb") as weights:
+        weights.truncate(30 * 10**9)  # a hole: nothing is written
+    alone = await podctl.json("models", "fit", str(folder))
+    assert (alone["weights_bytes"], alone["token_bytes"], alone["fits"]) == (30 * 10**9, 131_072, [])
+    assert alone["note"].startswith("no pod is active")
+
+    gpus = [{"id": index, "name": "NVIDIA A10G", "memory": "23028 MiB"} for index in range(4)]
+    pods = {"pods": {"box": {"ssh": "ssh root@203.0.113.7", "gpus": gpus}}, "active": "box"}
+    write_atomically(podctl.paths.pods_file, json.dumps(pods))
+    found = await podctl.json("models", "fit", str(folder), "--context", "8k")
+    assert [(row["gpus"], row["context"], row["whole"]) for row in found["fits"]] == [
+        (1, 0, False),
+        (2, 8_192, True),
+        (4, 8_192, True),
+    ]
+    said = await podctl("models", "fit", str(folder), "--context", "16k")
+    assert "weights 30.0 GB; KV cache 128.0 KiB for each token, 8,192 tokens at most" in said.output
+    assert "not even the weights fit" in said.output
+    assert "does not fit" in said.output.splitlines()[-1]
+    assert "a lower bound" in said.errors
+    assert "GPUs of pod box as last seen" in said.errors
+    assert (
+        "--context: 'x' is not a context length"
+        in (await podctl("models", "fit", str(folder), "--context", "x", status=2)).errors
+    )
