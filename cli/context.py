@@ -46,6 +46,13 @@ def speaker(name: str | None) -> str:
     return sender(user_paths(), name)
 
 
+def checked_server_name(name: str | None) -> str | None:
+    """Refuse what no server can be called, before anybody is asked."""
+    from domain.ids import check_name
+
+    return name if name is None else check_name("model server", name)
+
+
 def chosen_pod(name: str | None) -> str:
     """Return the pod that was named, else the active one. A name is not looked up: the server knows what there is."""
     return name or pods_file().read().choose(None)

@@ -15,6 +15,7 @@ from cli import (
     demo,
     events,
     listing,
+    logs,
     models,
     output,
     pod_setup,
@@ -53,7 +54,7 @@ def podctl(
     """Carry tasks from wish to completed, on models that run on your own GPU machines."""
 
 
-for group in (task, signals, events, pods, pod_setup, servers, listing, models, system, simulate, demo):
+for group in (task, signals, events, pods, pod_setup, servers, listing, logs, models, system, simulate, demo):
     group.register(app)
 
 

@@ -1,4 +1,4 @@
-"""`podctl start | stop | logs`: model servers."""
+"""`podctl start | stop`: model servers."""
 
 import sys
 from enum import StrEnum
@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperCommand
 
 from cli.complete import complete_model, complete_server
-from cli.context import AsOption, PodOption, chosen_pod, open_client, speaker, user_paths
+from cli.context import AsOption, PodOption, checked_server_name, chosen_pod, open_client, speaker, user_paths
 from cli.output import INTERRUPTED, Format, OutputOption, print_json, print_progress, run_async
 
 if TYPE_CHECKING:
@@ -28,20 +28,6 @@ class Restart(StrEnum):
     ON_FAILURE = "on-failure"
     ALWAYS = "always"
 
-
-def _server_name(name: str | None) -> str | None:
-    """Refuse what no server can be called, before anybody is asked."""
-    from domain.ids import check_name
-
-    return name if name is None else check_name("model server", name)
-
-
-ServerArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="NAME", autocompletion=complete_server, callback=_server_name, help="The model server's name."
-    ),
-]
 
 GraceOption = Annotated[
     float | None,
@@ -65,7 +51,6 @@ def register(app: typer.Typer) -> None:
     """Add these commands to the program."""
     app.command(rich_help_panel=PANEL, cls=StartCommand, options_metavar="[OPTIONS] [--vllm ARGS…]")(start)
     app.command(rich_help_panel=PANEL)(stop)
-    app.command(rich_help_panel=PANEL)(logs)
 
 
 def start(  # noqa: PLR0913  # a command has as many parameters as options
@@ -139,7 +124,7 @@ def stop(
         typer.Argument(
             metavar="NAME",
             autocompletion=complete_server,
-            callback=_server_name,
+            callback=checked_server_name,
             help="The model server; else all on the pod.",
         ),
     ] = None,
@@ -177,27 +162,6 @@ def stop(
     if name is None and not yes:
         _confirm_all(chosen, names)
     run_async(_stop(chosen, names, grace, speaking), when_interrupted=hint)
-
-
-def logs(
-    name: ServerArgument,
-    *,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the server has ended.")] = False,
-    tail: Annotated[int | None, typer.Option(min=0, metavar="N", help="Only the last N lines.")] = None,
-    pod: PodOption = None,
-) -> None:
-    """Show the log of a model server's newest launch, read on the pod; goes on after a lost connection."""
-    from cli.log_output import copy_log
-    from podctl.servers import launch_of
-
-    chosen = chosen_pod(pod)
-
-    async def copy() -> None:
-        client = await open_client()
-        launch = launch_of(await client.pod(chosen), name)
-        await copy_log(client, chosen, launch, tail=tail, follow=follow)
-
-    run_async(copy(), when_interrupted=f"the server goes on; look again with: podctl logs {name} --pod {chosen} -f")
 
 
 def _print_started(row: "ServerRow", pod_option: str) -> None:

@@ -102,13 +102,14 @@ def logs(
     tail: Annotated[int | None, typer.Option(min=0, metavar="N", help="Only the last N lines.")] = None,
 ) -> None:
     """Show the output of a workstream's newest attempt, read on the pod where it ran."""
-    from cli.log_output import copy_log
+    from cli.log_output import Part, copy_log, open_logs
     from podctl.task_runs import run_place
 
     async def copy() -> None:
         client = await open_client()
         place = run_place(await client.task(task), workstream)
-        await copy_log(client, place.pod, place.run_id, tail=tail, follow=follow)
+        async with open_logs(client, place.pod) as logs:
+            await copy_log(client, logs, place.run_id, Part(tail=tail, follow=follow))
 
     run_async(
         copy(), when_interrupted=f"the workstream goes on; look again with: podctl task logs {task} {workstream} -f"

@@ -13,6 +13,7 @@ from domain.errors import Rejected
 from domain.gpu.models import GpuPodState, ModelServer
 from domain.gpu.progress import Progress, later_progress
 from domain.gpu.schedule import detail
+from domain.ids import launch_id
 from podctl.client import ClientError, PodctlClient
 from podctl.listing import ServerRow, server_row
 from podctl.live import and_every, follow_pod
@@ -133,12 +134,33 @@ def _unexplained(state: GpuPodState, server: ModelServer) -> str:
     )
 
 
+async def until_launched(client: PodctlClient, pod: str, name: str, *, after: str | None) -> AsyncIterator[ServerRow]:
+    """Give a model server's row now and at each change, until a launch of it that is not ``after`` is on the machine.
+
+    The last row has that launch; it has ``after``, or none, if no other will come by itself. Raises ``Rejected`` for
+    an unknown server.
+    """
+    told: ServerRow | None = None
+    async with aclosing(follow_pod(client, pod)) as states:
+        async for state in states:
+            server = state.server(name)
+            row = server_row(state, server)
+            if row != told:
+                told = row
+                yield row
+            is_there = server.launch_id not in {None, after} and server.state != "launching"
+            if is_there or server.finished or server.state == "memory_unexplained":
+                return
+
+
 def launch_of(state: GpuPodState, name: str) -> str:
-    """Return the launch id of a server's newest launch.
+    """Return the launch id of a server's newest launch; one that waits for its next launch may have had one.
 
     Raises Rejected: ``server_not_found`` (says what there is), ``not_launched`` (says what it waits for).
     """
     server = state.server(name)
-    if server.launch_id is None:
-        raise Rejected("not_launched", f"model server {name!r} has no log yet: {detail(state, server) or server.state}")
-    return server.launch_id
+    if server.launch_id is not None:
+        return server.launch_id
+    if server.counter:
+        return launch_id(state.name, name, server.counter)
+    raise Rejected("not_launched", f"model server {name!r} has no log yet: {detail(state, server) or server.state}")
