@@ -2227,6 +2227,8 @@ class Exchange:
 
 HEALTH_EVERY = 2.0
 HEALTH_TIMEOUT = 5.0
+SUSPECT_EVERY = 0.1  # after the end of one of its processes, for so long
+SUSPECT_FOR = 3.0
 FIRST_COMPLETION_TIMEOUT = 120.0  # the first one may compile kernels
 TIMEOUTS_UNTIL_UNHEALTHY = 3  # a busy server answers late; a refused connection needs no second try
 METRICS = {
@@ -2520,6 +2522,7 @@ class Probe:
         self._next_health = 0.0
         self._next_metrics = 0.0
         self._timeouts = 0
+        self._suspect_until = 0.0
         self._health: Optional[bool] = None
         self._health_problem: Optional[str] = None
 
@@ -2537,6 +2540,11 @@ class Probe:
     def healthy(self) -> Optional[bool]:
         """Whether a ready server does its work; None while that is not known."""
         return False if self.unhealthy_reason else self._health
+
+    def suspect(self) -> None:
+        """Ask for the health at once, and often for a while: a server needs a moment to notice its engine's end."""
+        self._next_health = 0.0
+        self._suspect_until = time.monotonic() + SUSPECT_FOR
 
     def exchanges(self) -> List[Exchange]:
         """Return what is under way."""
@@ -2609,7 +2617,7 @@ class Probe:
             if self.pulse and good:
                 self.pulse.take(parse_metrics(exchange.body), now)
         elif self.readiness == "ready":
-            self._next_health = now + HEALTH_EVERY
+            self._next_health = now + (SUSPECT_EVERY if good and now < self._suspect_until else HEALTH_EVERY)
             self._timeouts = self._timeouts + 1 if exchange.problem == "timeout" else 0
             if exchange.problem != "timeout" or self._timeouts >= TIMEOUTS_UNTIL_UNHEALTHY:
                 self._health = good
@@ -2668,6 +2676,7 @@ class Watched:
         self.observation: Json = {}
         self.probe: Optional[Probe] = None
         self.pidfd: Optional[int] = None
+        self.member_pidfds: Dict[int, int] = {}  # descriptor by pid: of all its other processes
         self.changed_at = -1  # modification time of its folder when it was last looked at
         self._pace = pace
         self._kept = Kept(launch.path("watched.json"))
@@ -2686,8 +2695,25 @@ class Watched:
                     self.probe.be_ready(from_epoch((self.launch.read("ready.json") or {"at": time.time()})["at"]))
                 self.pidfd = _open_pidfd(self.observation["pid"])
             self.probe.may_ask = not self.observation["stop_requested"]
+            self._watch_members(table)
         else:
             self.close()
+
+    def _watch_members(self, table: ProcessTable) -> None:
+        """Be told when one of its processes ends. A server's engine and workers are there when it is ready."""
+        for member in self.launch.members(table):
+            if member.pid != self.observation["pid"] and member.pid not in self.member_pidfds:
+                descriptor = _open_pidfd(member.pid)
+                if descriptor is not None:
+                    self.member_pidfds[member.pid] = descriptor
+
+    def lose_member(self, descriptor: int) -> None:
+        """Take in that one of its processes has ended: what that means its health will tell, within moments."""
+        for pid, found in list(self.member_pidfds.items()):
+            if found == descriptor:
+                os.close(self.member_pidfds.pop(pid))
+        if self.probe:
+            self.probe.suspect()
 
     def needs_look(self) -> bool:
         """Return whether something may have changed: records are renamed into its folder, so the folder tells."""
@@ -2765,6 +2791,9 @@ class Watched:
         if self.pidfd is not None:
             os.close(self.pidfd)
         self.pidfd = None
+        for descriptor in self.member_pidfds.values():
+            os.close(descriptor)
+        self.member_pidfds = {}
 
 
 def _changed_at(path: str) -> int:
@@ -2888,18 +2917,24 @@ class Watch:
         poller = select.poll()
         poller.register(0, select.POLLIN)
         exchanges: Dict[int, Exchange] = {}
+        members: Dict[int, Watched] = {}
         for server in self.servers.values():
             for exchange in server.probe.exchanges() if server.probe else []:
                 poller.register(exchange.socket, exchange.wants)
                 exchanges[exchange.socket.fileno()] = exchange
             if server.pidfd is not None:
                 poller.register(server.pidfd, select.POLLIN)
+            for descriptor in server.member_pidfds.values():
+                poller.register(descriptor, select.POLLIN)
+                members[descriptor] = server
         stdin_ended = process_ended = False
         for descriptor, _ in poller.poll(seconds * 1000):
             if descriptor == 0:
                 stdin_ended = not os.read(0, 65536)
             elif descriptor in exchanges:
                 exchanges[descriptor].go_on()
+            elif descriptor in members:
+                members[descriptor].lose_member(descriptor)
             else:
                 process_ended = True
         return stdin_ended, process_ended

@@ -131,6 +131,17 @@ async def test_a_stopped_engine_is_found_behind_a_good_health(machine: Simulated
             assert (await request)[0] == 200
 
 
+async def test_an_engines_death_is_told_before_its_server_ends(machine: SimulatedMachine) -> None:
+    # Sooner than health is asked for when nothing happens.
+    async with (
+        _served(machine, "pod/dies/1", load_seconds=0.2, seconds_from_engine_death_to_exit=0.5),
+        _watched(machine) as told,
+    ):
+        await _first(told, readiness="ready", healthy=True)
+        await machine.signal_servers("engine", signal.SIGKILL)
+        await _first(told, healthy=False, unhealthy_reason="/health answered 503", exit=None)
+
+
 async def test_a_load_that_stalls_falls_silent_though_its_log_grows(machine: SimulatedMachine) -> None:
     async with _served(machine, "pod/stalls/1", load_seconds=0.2, stall_loading=True), _watched(machine) as told:
         sizes = []
