@@ -22,7 +22,7 @@ from domain.gpu.commands import (
     StopDone,
     StopFailed,
 )
-from domain.gpu.models import PodAddress
+from domain.gpu.models import Adoption, PodAddress, StartPlan
 from domain.gpu.observation import Beat, Inventory, Observation, PodObservation, StopResult
 from domain.ids import parse_launch_id, task_workflow_id
 from remote.errors import PodletError, PodletUnusable, RemoteError, Unreachable
@@ -90,25 +90,12 @@ class GpuPodActivities:
 
     @activity.defn(name=names.LAUNCH_SERVER)
     async def launch_server(self, launch: LaunchInput) -> LaunchOutput:
-        """Launch a model server, or find the launch of this id; return what the podlet says of it."""
-        plan = launch.plan
-        request = {
-            "id": launch.launch_id,
-            "kind": "server",
-            "owner": launch.owner or None,
-            "argv": list(plan.argv),
-            "environment": plan.environment,
-            "secrets": find_secrets(SERVER_SECRETS),
-            "gpus": [{"uuid": uuid, "share": plan.share} for uuid in plan.gpus],
-            "ports": [plan.port],
-            "internal_ports": list(plan.internal_ports),
-            "api_key": True,
-            "served_name": plan.served_name,
-        }
+        """Launch a model server or adopt one, or find the launch of this id; return what the podlet says of it."""
+        verb, request = _launch_request(launch) if launch.adopted is None else _adopt_request(launch, launch.adopted)
         async with remote_errors(), heartbeating():
             address = await pod_address(self._client, launch.pod)
             try:
-                result = await self._podlet.call(address, "launch", request)
+                result = await self._podlet.call(address, verb, request)
             except PodletError as error:
                 if error.code not in DEFINITE_REFUSALS:
                     raise
@@ -208,6 +195,38 @@ class GpuPodActivities:
 
     async def _log_tail(self, address: PodAddress, launch_id: str) -> str:
         return str((await self._podlet.call(address, "log_tail", {"id": launch_id}))["text"])
+
+
+def _launch_request(launch: LaunchInput) -> tuple[str, dict[str, Any]]:
+    plan = launch.plan
+    return "launch", {
+        "id": launch.launch_id,
+        "kind": "server",
+        "owner": launch.owner or None,
+        "argv": list(plan.argv),
+        "environment": plan.environment,
+        "secrets": find_secrets(SERVER_SECRETS),
+        "gpus": _gpu_shares(plan),
+        "ports": [plan.port],
+        "internal_ports": list(plan.internal_ports),
+        "api_key": True,
+        "served_name": plan.served_name,
+    }
+
+
+def _adopt_request(launch: LaunchInput, adopted: Adoption) -> tuple[str, dict[str, Any]]:
+    return "adopt", {
+        "id": launch.launch_id,
+        "owner": launch.owner or None,
+        "pid": adopted.pid,
+        "port": launch.plan.port,
+        "gpus": _gpu_shares(launch.plan),
+        "log": adopted.log,
+    }
+
+
+def _gpu_shares(plan: StartPlan) -> list[dict[str, Any]]:
+    return [{"uuid": uuid, "share": plan.share} for uuid in plan.gpus]
 
 
 class _Sight:

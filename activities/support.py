@@ -36,7 +36,11 @@ DEFINITE_REFUSALS = frozenset(
         "gpu_missing",
         "gpu_share_taken",
         "launch_stopped",
+        "other_program",
+        "port_not_open",
         "port_taken",
+        "process_gone",
+        "process_owned",
         "program_not_found",
         "server_not_running",
     }

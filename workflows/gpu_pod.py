@@ -124,7 +124,7 @@ class GpuPodWorkflow(EntityWorkflow[GpuPodState]):
 
 
 async def _launch(pod: str, queue: str | None, action: schedule.Launch) -> BaseModel:
-    launch = LaunchInput(pod=pod, launch_id=action.launch_id, plan=action.plan, owner=action.owner)
+    launch = LaunchInput(pod=pod, **action.model_dump(exclude={"type", "key"}))
     try:
         output = await execute_activity(
             names.LAUNCH_SERVER, launch, LaunchOutput, task_queue=queue, summary=f"launch {action.launch_id}"

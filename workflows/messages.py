@@ -21,7 +21,7 @@ from domain.gpu.commands import (
     StopDone,
     StopFailed,
 )
-from domain.gpu.models import Belief, GpuPodState, StartPlan
+from domain.gpu.models import Adoption, Belief, GpuPodState, StartPlan
 from domain.gpu.setup import StepName
 from domain.task.models import CommandExecutor, ModelServerDraft, Result, TaskInput, TaskState
 
@@ -79,6 +79,8 @@ class LaunchInput(Value):
     plan: StartPlan
     #: Marks it on the machine as this pod's.
     owner: str = ""
+    #: Not to be launched, but taken over.
+    adopted: Adoption | None = None
 
 
 class LaunchOutput(Value):

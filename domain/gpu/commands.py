@@ -57,6 +57,20 @@ class StartServer(Value):
     wait: bool = True
 
 
+class AdoptServer(Value):
+    """A person wants a model server that somebody else started to be one of this pod's, as it is.
+
+    ``pid`` is the process that whoever started it kept, ``gpus`` are indexes, ``log`` is a file on the machine.
+    """
+
+    type: Literal["adopt_server"] = "adopt_server"
+    request: StartRequest
+    pid: Annotated[int, Field(ge=1)]
+    port: Annotated[int, Field(ge=1, le=65535)]
+    gpus: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(max_length=64)] = ()
+    log: Annotated[str, Field(max_length=4_096)] | None = None
+
+
 class AttachServer(Value):
     """A task needs a model server; it is started if it does not run."""
 
@@ -223,6 +237,7 @@ Command = Annotated[
     | SetTaskQueue
     | Remove
     | StartServer
+    | AdoptServer
     | AttachServer
     | DetachServer
     | StopServer

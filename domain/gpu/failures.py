@@ -54,6 +54,7 @@ _ADVICE: dict[FailureType, str] = {
     "machine_rebooted": "start it again",
     "record_missing": "stop it: that verifies what is left on the machine and frees its GPUs",
     "load_stalled": "read the log; a slow disk or network shows as progress, and is waited for",
+    "not_adopted": "look at the machine: podctl ssh, ps, or start the model with podctl instead",
     "unresponsive": "read the log; if it happens again under load, lower --memory",
     "unknown": "read the log",
 }

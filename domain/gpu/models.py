@@ -51,6 +51,7 @@ FailureType = Literal[
     "machine_rebooted",
     "record_missing",
     "load_stalled",
+    "not_adopted",
     "unresponsive",
     "unknown",
 ]
@@ -129,6 +130,13 @@ class Belief(Value):
     stop_verified: bool = False
 
 
+class Adoption(Value):
+    """A server that somebody else started: the process that they kept of it, and where its log may be."""
+
+    pid: int
+    log: str | None = None
+
+
 class Told(Value):
     """What a holder of a server was last told about it."""
 
@@ -147,6 +155,8 @@ class ModelServer(Value):
     counter: int = 0
     launch_id: str | None = None
     plan: StartPlan | None = None
+    #: It was not launched but taken over as it is: podctl ends it when asked to, and never by itself.
+    adopted: Adoption | None = None
     #: Tasks that need it.
     holders: tuple[str, ...] = ()
     #: A person started it: it stays when no task needs it.

@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 from domain.gpu import budgets, restarts
+from domain.gpu.adoption import adopted, not_adopted
 from domain.gpu.beliefs import merge
 from domain.gpu.commands import (
     HolderTold,
@@ -102,7 +103,7 @@ def launch_done(draft: Draft, command: LaunchDone) -> None:
     seen = command.observation
     if seen.owner not in {None, draft.state.owner}:
         _id_taken(draft, server, seen)
-    elif seen.alive and seen.exit is None:
+    elif seen.alive and seen.exit is None and server.adopted is None:
         _loading(draft, draft.change(server, belief=merge(server.belief, seen), pid=seen.pid))
     else:
         _see(draft, server, seen, seen.last_line or "")
@@ -112,6 +113,9 @@ def _id_taken(draft: Draft, server: ModelServer, seen: Observation) -> None:
     """Somebody else has launched under this id, and nothing was launched for us: the next id is tried."""
     draft.emit("launch_refused", server=server.name, launch_id=seen.id, code="id_taken",
                message=f"a launch of this id belongs to {seen.owner}")  # fmt: skip
+    if server.adopted is not None:
+        not_adopted(draft, server, f"a launch of id {seen.id} belongs to {seen.owner}: adopt it again")
+        return
     requeue(draft, draft.end(server, "not_launched", "stopped"))
 
 
@@ -122,6 +126,9 @@ def launch_failed(draft: Draft, command: LaunchFailed) -> None:
         return
     draft.emit("launch_refused", server=server.name, launch_id=command.launch_id, code=command.code,
                message=command.message)  # fmt: skip
+    if server.adopted is not None:
+        not_adopted(draft, server, command.message)
+        return
     if command.code == "port_taken" and server.plan is not None:
         # Which of its ports was taken is not said: the whole plan's are avoided for a while.
         busy = dict.fromkeys((server.plan.port, server.plan.internal_ports[0]), draft.now)
@@ -225,6 +232,8 @@ def _learn_counters(draft: Draft, launches: dict[str, Observation]) -> None:
 
 def _see(draft: Draft, server: ModelServer, seen: Observation, log_tail: str) -> None:
     """Take in a look at one server's launch."""
+    if server.adopted is not None and server.state == "launching":
+        server = adopted(draft, server, seen)
     belief = merge(server.belief, seen)
     changes = {"belief": belief, "pid": belief.pid, "exit": seen.exit or server.exit, "stage": belief.stage}
     if any(getattr(server, name) != value for name, value in changes.items()):
@@ -245,7 +254,7 @@ def _see(draft: Draft, server: ModelServer, seen: Observation, log_tail: str) ->
 def _running(draft: Draft, server: ModelServer, seen: Observation, belief: Belief, log_tail: str) -> None:
     if server.state in {"launching", "lost"}:
         server = _loading(draft, server)
-    if budgets.is_stalled(belief, seen):
+    if server.adopted is None and budgets.is_stalled(belief, seen):
         _stalled(draft, server, seen, belief, log_tail)
     elif not belief.ready:
         return

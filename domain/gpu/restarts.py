@@ -27,6 +27,8 @@ def limit(server: ModelServer, ended_by: FailureType | None) -> int:
 
     Never for ``no_room``: that is said only to one who would not wait.
     """
+    if server.adopted is not None:
+        return 0  # what it would be launched again as is not known
     policy = server.request.restart
     own_and_curable = ended_by is not None and ended_by not in _HOPELESS | _FROM_OUTSIDE
     if ended_by == "no_room":

@@ -5,9 +5,10 @@ from typing import assert_never, get_args
 
 from domain.entity import ACCEPTED, Event, check_size
 from domain.errors import Rejected
-from domain.gpu import orphans, reports, servers, setup_rules
+from domain.gpu import adoption, orphans, reports, servers, setup_rules
 from domain.gpu.commands import (
     AcceptMemory,
+    AdoptServer,
     AttachServer,
     Command,
     DetachServer,
@@ -106,6 +107,8 @@ def _change(draft: Draft, command: Command) -> None:  # noqa: C901, PLR0912 - on
             _remove(draft, command)
         case StartServer():
             servers.start_server(draft, command)
+        case AdoptServer():
+            adoption.adopt_server(draft, command)
         case AttachServer():
             servers.attach_server(draft, command)
         case DetachServer():

@@ -9,6 +9,7 @@ from domain.entity import Value
 from domain.gpu.commands import ServerDue
 from domain.gpu.inventory import foreign_processes
 from domain.gpu.models import (
+    Adoption,
     Belief,
     GpuPodState,
     ModelServer,
@@ -32,6 +33,8 @@ class Launch(Value):
     plan: StartPlan
     #: Marks the launch on the machine.
     owner: str
+    #: Not to be launched, but taken over.
+    adopted: Adoption | None = None
 
 
 class Stop(Value):
@@ -196,9 +199,17 @@ def _restarts(state: GpuPodState) -> list[tuple[datetime | None, Command]]:
 
 
 def _launches(state: GpuPodState) -> list[tuple[None, Launch]]:
-    owner = state.owner
     return [
-        (None, Launch(key=f"launch/{server.launch_id}", launch_id=server.launch_id, plan=server.plan, owner=owner))
+        (
+            None,
+            Launch(
+                key=f"launch/{server.launch_id}",
+                launch_id=server.launch_id,
+                plan=server.plan,
+                owner=state.owner,
+                adopted=server.adopted,
+            ),
+        )
         for server in state.servers.values()
         if server.state == "launching" and server.launch_id is not None and server.plan is not None
     ]
@@ -251,7 +262,9 @@ def _watch(state: GpuPodState) -> Watch:
         # A launch that nobody has seen yet counts as a newer one: it may have died by the time it is first looked for.
         counters={s.name: s.counter - (s.holds_lease and s.belief is None) for s in state.servers.values()},
         counter_floor=state.counter_floor,
-        loading=tuple(launch_id for launch_id, server in held.items() if server.state == "loading"),
+        loading=tuple(
+            launch_id for launch_id, server in held.items() if server.state == "loading" and server.adopted is None
+        ),
         idle_ttls=idle_ttls,
         impatient=tuple(
             launch_id

@@ -15,7 +15,7 @@ def start_server(draft: Draft, command: StartServer) -> None:
     request = command.request
     existing = draft.state.servers.get(request.name)
     if existing is not None and not existing.finished:
-        raise Rejected("already_running", _already_running(draft.state, existing))
+        raise Rejected("already_running", already_running(draft.state, existing))
     _check(draft.state, request)
     holders = existing.holders if existing is not None and existing.model == request.model else ()
     _queue(draft, request, existing, holders=holders, kept=True, wait=command.wait)
@@ -197,7 +197,8 @@ def _stop(draft: Draft, server: ModelServer, grace: float, *, why: str) -> None:
         draft.order_stop(server, grace, why=why)
 
 
-def _already_running(state: GpuPodState, server: ModelServer) -> str:
+def already_running(state: GpuPodState, server: ModelServer) -> str:
+    """Return why no server of this name can be started, and what to do then."""
     shown = shown_state(state, server)
     where = f" as launch {server.launch_id}" if server.launch_id else ""
     port = f", port {server.plan.port}" if server.plan else ""
