@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -28,6 +30,11 @@ def complete_server(incomplete: str) -> list[str]:
     )
 
 
+def complete_orphan(context: typer.Context, incomplete: str) -> list[str]:
+    """Return the launches on the pod that was named that nobody there owns, and that begin so."""
+    return _matching(incomplete, lambda: _orphans(context.params["name"]))
+
+
 def complete_model(incomplete: str) -> list[str]:
     """Return the models of the catalog that begin so."""
     return _matching(incomplete, _models)
@@ -48,6 +55,18 @@ def _known_pods() -> dict[str, Any]:
 
     pods: dict[str, Any] = json.loads(PodctlPaths.from_environment().pods_file.read_text(encoding="utf-8"))["pods"]
     return pods
+
+
+def _orphans(pod: str) -> list[str]:
+    import asyncio
+
+    from cli.context import open_client
+
+    async def listed() -> list[str]:
+        async with asyncio.timeout(PATIENCE):
+            return [orphan.launch_id for orphan in (await (await open_client()).pod(pod)).orphans]
+
+    return asyncio.run(listed())
 
 
 def _models() -> Iterable[str]:

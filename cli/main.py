@@ -20,6 +20,7 @@ from cli import (
     output,
     pod_setup,
     pods,
+    reap,
     servers,
     signals,
     simulate,
@@ -54,7 +55,7 @@ def podctl(
     """Carry tasks from wish to completed, on models that run on your own GPU machines."""
 
 
-for group in (task, signals, events, pods, pod_setup, servers, listing, logs, models, system, simulate, demo):
+for group in (task, signals, events, pods, pod_setup, reap, servers, listing, logs, models, system, simulate, demo):
     group.register(app)
 
 

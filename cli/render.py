@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from domain.gpu.models import GpuPodState
     from domain.gpu.setup import Setup
     from domain.task.models import Plan, Review, Spec, TaskState, Workstream
-    from podctl.listing import ServerRow
+    from podctl.listing import OrphanRow, ServerRow
 
 #: Columns for a pipe: no line of ours is longer.
 _PIPE_WIDTH = 100_000
@@ -306,9 +306,10 @@ def pod_view(state: GpuPodState, servers: Sequence[ServerRow]) -> RenderableType
         table = terminal_table(*without_empty(SERVER_COLUMNS, [server_cells(row) for row in servers]), cut={"model"})
         parts += _section("Model servers", table)
     if state.orphans:
-        parts += _section(
-            "Launches that nobody here owns (left alone)", Text("\n".join(o.launch_id for o in state.orphans))
-        )
+        from podctl.listing import orphan_rows
+
+        table = terminal_table(orphan_columns(), [orphan_cells(row) for row in orphan_rows(state)])
+        parts += _section(f"Launches of no server here, left alone (podctl pods reap {state.name})", table)
     return Group(*parts)
 
 
@@ -329,7 +330,9 @@ def unreachable_note(state: GpuPodState) -> str:
     )
 
 
-SERVER_COLUMNS = ("name", "model", "state", "since", "port", "gpus", "req", "tok/s", "kv", "idle", "for", "detail")
+SERVER_COLUMNS = (
+    *("name", "model", "state", "since", "port", "gpus", "req", "tok/s", "kv", "idle", "restart", "for", "detail"),
+)
 
 
 def server_cells(row: ServerRow) -> tuple[object, ...]:
@@ -346,9 +349,27 @@ def server_cells(row: ServerRow) -> tuple[object, ...]:
         None if row.tokens_per_second is None else f"{row.tokens_per_second:.0f}",
         None if row.kv_cache_usage is None else f"{row.kv_cache_usage:.0%}",
         None if row.idle_since is None else duration((datetime.now(UTC) - row.idle_since).total_seconds()),
+        None if row.restart == "never" else row.restart + (f" {row.restarts}x" if row.restarts else ""),
         # Who started it is worth a word only beside those who also need it.
         ", ".join((*row.holders, *(("you",) if row.kept else ()))) if row.holders else None,
         queue_place(row) + row.detail,
+    )
+
+
+def orphan_columns() -> tuple[str, ...]:
+    """Return the column names of ``orphan_cells``."""
+    return ("launch", "owner", "gpus", "ports", "since", "state")
+
+
+def orphan_cells(row: OrphanRow) -> tuple[object, ...]:
+    """Return the cells of a launch that no server of its pod owns."""
+    return (
+        row.launch_id,
+        "this pod" if row.ours else row.owner or "unknown",
+        ",".join(map(str, row.gpus)) or None,
+        ",".join(map(str, row.ports)) or None,
+        ago(row.started_at) or None,
+        "stopping" if row.reaping else "running",
     )
 
 

@@ -126,6 +126,24 @@ class ServerRow:
     last_line: str | None = None
 
 
+@dataclass(frozen=True)
+class OrphanRow:
+    """One launch on a machine that no server of its pod owns."""
+
+    launch_id: str
+    pod: str
+    #: Who launched it, as it says; None where it does not.
+    owner: str | None
+    #: It was this pod itself, before something of its state was lost.
+    ours: bool
+    #: Indexes of the GPUs it uses.
+    gpus: tuple[int, ...]
+    ports: tuple[int, ...]
+    started_at: datetime | None
+    #: It is being ended.
+    reaping: bool
+
+
 def task_row(summary: Summary) -> TaskRow:
     """Return a task's row."""
     memo = summary.memo
@@ -272,6 +290,24 @@ def held_gpus(state: GpuPodState, server: ModelServer) -> tuple[int, ...]:
     if server.plan is None or not server.holds_lease or state.inventory is None:
         return ()
     return tuple(gpu.index for gpu in state.inventory.gpus if gpu.uuid in server.plan.gpus)
+
+
+def orphan_rows(state: GpuPodState) -> list[OrphanRow]:
+    """Return the launches on a pod's machine that none of its servers owns."""
+    indexes = {gpu.uuid: gpu.index for gpu in (state.inventory.gpus if state.inventory else ())}
+    return [
+        OrphanRow(
+            launch_id=orphan.launch_id,
+            pod=state.name,
+            owner=orphan.owner,
+            ours=bool(state.owner) and orphan.owner == state.owner,
+            gpus=tuple(sorted(indexes[gpu.uuid] for gpu in orphan.gpus if gpu.uuid in indexes)),
+            ports=orphan.ports,
+            started_at=orphan.started_at,
+            reaping=orphan.reap is not None,
+        )
+        for orphan in state.orphans
+    ]
 
 
 def inbox_rows(states: Sequence[TaskState]) -> list[InboxRow]:

@@ -5,12 +5,13 @@ ServerFailed        the model server ended, or did not stop as it should; says w
 ```
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from domain.errors import Rejected
-from domain.gpu.models import GpuPodState, ModelServer
+from domain.gpu.models import GpuPodState, ModelServer, Orphan
+from domain.gpu.observation import StopStep
 from domain.gpu.progress import Progress, later_progress
 from domain.gpu.schedule import detail
 from domain.ids import launch_id
@@ -99,7 +100,7 @@ async def until_stopped(client: PodctlClient, pod: str, name: str) -> AsyncItera
             row = server_row(state, server)
             stopping = server.stop is not None and server.holds_lease
             step = (await client.pod_stops(pod)).get(server.launch_id or "") if stopping else None
-            news = (row, _STEPS[step.step].format(members=step.members) if step and step.step in _STEPS else "")
+            news = (row, _step_words(step))
             if news != told:
                 told = news
                 yield Stopping(row, state, news[1])
@@ -116,6 +117,32 @@ _STEPS = {
     "kill": "it is killed, {members} of its processes live",
     "verify": "looking whether anything of it is left",
 }
+
+
+def _step_words(step: StopStep | None) -> str:
+    return _STEPS[step.step].format(members=step.members) if step and step.step in _STEPS else ""
+
+
+async def until_reaped(
+    client: PodctlClient, pod: str, launches: Collection[str]
+) -> AsyncIterator[tuple[GpuPodState, list[str]]]:
+    """Give the pod, and how far the end of each of these orphans is, until none of them is left."""
+    async with aclosing(and_every(BEATS_INTERVAL, follow_pod(client, pod))) as states:
+        async for state in states:
+            left = [orphan for orphan in state.orphans if orphan.launch_id in launches]
+            if not left:
+                return
+            steps = await client.pod_stops(pod)
+            yield state, [f"{one.launch_id}: {_reap_words(one, steps.get(one.launch_id))}" for one in left]
+
+
+def _reap_words(orphan: Orphan, step: StopStep | None) -> str:
+    if orphan.reap is not None and orphan.reap.retry_at is not None:
+        return (
+            f"could not be verified {orphan.reap.attempts} times, `podctl events --pod` says why; the next try is at "
+            f"{orphan.reap.retry_at:%H:%M:%S} UTC"
+        )
+    return _step_words(step) or "is being ended"
 
 
 def _unexplained(state: GpuPodState, server: ModelServer) -> str:

@@ -1,6 +1,5 @@
 """Writes `docs/cli.md` from the program itself: ``python tools/cli_docs.py`` (a test holds that it is current)."""
 
-import dataclasses
 import enum
 import inspect
 import re
@@ -89,17 +88,18 @@ def _default(parameter: Any) -> str:  # noqa: ANN401 - typer's own copy of click
 
 def _shapes() -> Iterator[str]:
     """Yield the fields of what is printed as JSON; those of states are the models' own."""
-    from podctl.listing import InboxRow, PodRow, ServerRow, TaskRow
+    from podctl.listing import InboxRow, OrphanRow, PodRow, ServerRow, TaskRow
 
     for command, shape in (
         ("podctl task list", TaskRow),
         ("podctl inbox", InboxRow),
         ("podctl pods", PodRow),
         ("podctl list", ServerRow),
+        ("podctl pods reap", OrphanRow),
     ):
-        fields = ", ".join(f"`{field.name}`" for field in dataclasses.fields(shape))
         what = (inspect.getdoc(shape) or "").replace("``", "`")
-        yield f"- `{command}`: a list. {_cell(what)} Fields: {fields}."
+        yield f"- `{command}`: a list. {_cell(what)}"
+        yield from _fields(shape)
     yield "- `podctl start`: the object that `podctl list` has for the server."
     yield (
         "- `podctl task show`, and one a line `podctl watch`: the task whole, as `domain/task/models.py` describes it "
@@ -118,6 +118,24 @@ def _shapes() -> Iterator[str]:
         "processed it); an approval of a gate also `title`, `revision`, `digest`. A refused one is an error."
     )
     yield ""
+
+
+def _fields(shape: type) -> Iterator[str]:
+    """Yield the fields of a row with what the comment above each says; those that explain themselves share a line."""
+    plain: list[str] = []
+    words: list[str] = []
+    for line in [*inspect.getsource(shape).splitlines(), "    #: end"]:
+        comment, field = re.match(r"    #: (.*)", line), re.match(r"    (\w+): ", line)
+        if comment:
+            words.append(comment[1])
+        elif field and not words:
+            plain.append(f"`{field[1]}`")
+        if plain and comment:
+            yield f"  - {', '.join(plain)}"
+            plain = []
+        if words and field:
+            yield f"  - `{field[1]}`: {_cell(' '.join(words)).replace('``', '`')}"
+            words = []
 
 
 def _cell(text: str) -> str:

@@ -215,6 +215,7 @@ class Orphan(Value):
     ports: tuple[int, ...] = ()
     #: ``GpuPodState.owner`` of the pod that launched it, None where the machine does not say.
     owner: str | None = None
+    started_at: datetime | None = None
     #: It is being ended, until that is verified.
     reap: StopOrder | None = None
 

@@ -84,6 +84,7 @@ def _seen(before: Orphan | None, launch: Observation) -> Orphan:
         gpus=launch.gpus,
         ports=launch.ports,
         owner=launch.owner,
+        started_at=launch.started_at,
         reap=before.reap if before else None,
     )
 

@@ -62,6 +62,25 @@ async def test_following_a_server_that_waits_begins_with_its_launch(
     assert done.status == 0, "without a restart policy it ends with the launch"
 
 
+async def test_following_a_server_that_is_launched_again_goes_on_with_its_next_launch(
+    podctl: CommandLine, machine: SimulatedMachine, gpu_pod: str
+) -> None:
+    await podctl(*START, "one", "--restart", "on-failure")
+    async with podctl.started("logs", "one", "-f") as following:
+        await following.line("Application startup complete")
+        await machine.signal_servers("engine", signal.SIGKILL)
+        await following.error_line(f"launch {gpu_pod}/one/1 has ended")
+        await following.error_line("one is restarting: ")
+        await following.error_line(f"going on with launch {gpu_pod}/one/2")
+        await following.line("Application startup complete")
+        [row] = await podctl.json("list")
+        assert (row["restart"], row["restarts"]) == ("on-failure", 1)
+        assert "on-failure 1x" in (await podctl("list")).output
+        await podctl("stop", "one")
+        done = await following.ended()
+    assert done.status == 0, "a stop that was asked for is the end"
+
+
 async def test_bytes_that_are_not_kept_any_more_are_told(working: PodctlClient, gpu_pod: str) -> None:
     pool = SshPool()
     podlet, address = Podlet(pool), await working.pod_address(gpu_pod)
