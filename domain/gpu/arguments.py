@@ -7,7 +7,8 @@ from domain.errors import Rejected
 
 #: Tokens as Hugging Face, OpenAI and the like hand them out.
 _TOKEN = re.compile(
-    r"\b(?:hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|nvapi-[A-Za-z0-9_-]{20,})"
+    # Not at the beginning of a word only: in a URL they follow a letter (%3Dhf_…). "task-…" must not be taken for one.
+    r"hf_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|nvapi-[A-Za-z0-9_-]{20,}"
 )
 #: What podctl decides itself, and what to do instead of asking vLLM for it.
 _OURS = {

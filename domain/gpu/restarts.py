@@ -13,10 +13,22 @@ _WINDOW = timedelta(hours=1)
 FIRST_DELAY_SECONDS = 5.0
 
 #: What may be over by the next try without anybody's doing.
-_PASSING: frozenset[FailureType] = frozenset({"memory_draining", "port_taken"})
+_PASSING: frozenset[FailureType] = frozenset({"memory_draining", "port_taken", "hub_unreachable"})
 #: What another launch cannot cure: it needs a person.
 _HOPELESS: frozenset[FailureType] = frozenset(
-    {"bad_arguments", "model_gated", "model_missing", "driver_mismatch", "program_not_found", "kv_cache", "planning"}
+    {
+        "bad_arguments",
+        "model_gated",
+        "model_missing",
+        "remote_code",
+        "unsupported_model",
+        "driver_mismatch",
+        "disk_full",
+        "shared_memory",
+        "program_not_found",
+        "kv_cache",
+        "planning",
+    }
 )
 #: Not a failure of the server itself: somebody rebooted the machine, or stopped the launch there.
 _FROM_OUTSIDE: frozenset[FailureType] = frozenset({"machine_rebooted", "not_launched"})

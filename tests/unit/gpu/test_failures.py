@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from domain.gpu.failures import classify, describe_exit, failure, last_lines
 from domain.gpu.observation import Exit
@@ -28,6 +30,61 @@ ENGINE = "\n(APIServer pid=1) RuntimeError: Engine core initialization failed. S
         ("RuntimeError: The NVIDIA driver on your system is too old ." + ENGINE, "driver_mismatch"),
         ("vllm: error: unrecognized arguments: --swap-space 4", "bad_arguments"),
         ("vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue.", "engine_died"),
+        (
+            "ValueError: To serve at least one request with the model's max seq len (40960), (4.38 GiB KV cache is "
+            "needed, which is larger than the available KV cache memory (1.31 GiB). Based on the available memory, the "
+            "estimated maximum model length is 12288." + ENGINE,
+            "kv_cache",
+        ),
+        (
+            "401 Client Error. (Request ID: Root=1-2)\n\nRepository Not Found for url: https://huggingface.co/api/models",
+            "model_missing",
+        ),
+        ("HfHubHTTPError: 401 Client Error: Unauthorized for url: https://huggingface.co", "model_gated"),
+        (
+            ("pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig\n  Value error, Model "
+            "architectures ['NewForCausalLM'] are not supported for now. Supported architectures: dict_keys(['A'])"),
+            "unsupported_model",
+        ),
+        (
+            ("ValueError: The checkpoint you are trying to load has model type `new` but Transformers does not "
+            "recognize this architecture."),
+            "unsupported_model",
+        ),
+        (
+            ("1 validation error for ModelConfig\n  Value error, The repository a/b contains custom code which must be "
+            "executed to correctly load the model."),
+            "remote_code",
+        ),
+        (
+            "consider setting `trust_remote_code=True` in LLM or using the `--trust-remote-code` flag in the CLI.",
+            "remote_code",
+        ),
+        (
+            ("Initializing a V1 LLM engine (v0.32.0) with config: model='x', trust_remote_code=True, dtype=x\n"
+            "torch.OutOfMemoryError: CUDA out of memory."),
+            "out_of_memory",
+        ),
+        ("1 validation error for ModelConfig\n  Value error, dtype 'float3' is nothing", "bad_arguments"),
+        (
+            ("Value error, User-specified max_model_len (99999) is greater than the derived max_model_len "
+            "(max_position_embeddings=1024)"),
+            "bad_arguments",
+        ),
+        ("RuntimeError: NCCL error: unhandled system error (run with NCCL_DEBUG=INFO for details)" + ENGINE, "nccl"),
+        ("OSError: [Errno 28] No space left on device" + ENGINE, "disk_full"),
+        ("RuntimeError: Data processing error: I/O error: No space left on device (os error 28)", "disk_full"),
+        ("OSError: [Errno 28] No space left on device: '/psm_1234'" + ENGINE, "shared_memory"),
+        ("HTTPError: 429 Client Error: Too Many Requests for url: https://huggingface.co/x", "hub_unreachable"),
+        ("huggingface_hub.errors.LocalEntryNotFoundError: An error happened while trying to locate", "hub_unreachable"),
+        (
+            ("OSError: We couldn't connect to 'https://huggingface.co' to load the files, and couldn't find them "
+            "in the cached files."),
+            "hub_unreachable",
+        ),
+        ("urllib3.exceptions.NameResolutionError: Temporary failure in name resolution", "hub_unreachable"),
+        ("RuntimeError: No CUDA GPUs are available" + ENGINE, "gpu_missing"),
+        ("CUDA error: the provided PTX was compiled with an unsupported toolchain.", "driver_mismatch"),
         ("something" + ENGINE, "engine_init"),
         ("nothing that is known", "unknown"),
         ("", "unknown"),
@@ -71,6 +128,28 @@ def test_the_tail_is_bounded_and_free_of_tokens() -> None:
     assert tail.endswith("***")
     assert len(last_lines("y" * 100_000)) == 2_000
     assert "hf_" not in failure("unknown", "hf_" + "a" * 34).message
+
+
+@given(
+    before=st.text(max_size=400),
+    token=st.from_regex(r"hf_[A-Za-z0-9]{34}", fullmatch=True),
+    after=st.text(max_size=2_500),
+    words=st.sampled_from(["", "%3D", "CUDA out of memory ", "GatedRepoError: ", "a\nb", "NCCL error "]),
+    exit_=st.none() | st.builds(Exit, code=st.none() | st.integers(0, 255), signal=st.none() | st.integers(1, 64)),
+    was_ready=st.booleans(),
+)
+def test_whatever_a_log_says_there_is_a_reason_and_never_a_token(
+    before: str, token: str, after: str, words: str, exit_: Exit | None, *, was_ready: bool
+) -> None:
+    found = classify(exit_, before + words + token + after, was_ready=was_ready)
+    assert found.advice
+    assert found.message
+    assert token[:12] not in found.message + found.log_tail
+
+
+def test_a_line_that_only_tells_the_memory_is_no_failure() -> None:
+    line = "Free memory on device (43.93/44.42 GiB) on startup. Desired GPU memory utilization is (0.9, 39.98 GiB)."
+    assert classify(Exit(code=1), line, was_ready=False).type == "unknown"
 
 
 def test_an_exit_that_was_asked_for_is_told_without_reproach() -> None:
