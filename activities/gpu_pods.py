@@ -102,8 +102,9 @@ class GpuPodActivities:
                 return LaunchOutput(
                     report=LaunchFailed(launch_id=launch.launch_id, code=error.code, message=_short(error))
                 )
-        observation = Observation.model_validate(result)
-        return LaunchOutput(report=LaunchDone(launch_id=launch.launch_id, observation=observation))
+            seen = Observation.model_validate(result)
+            log_tail = await self._log_tail(address, launch.launch_id) if seen.exit is not None else ""
+        return LaunchOutput(report=LaunchDone(launch_id=launch.launch_id, observation=seen, log_tail=log_tail))
 
     @activity.defn(name=names.STOP_LAUNCH)
     async def stop_launch(self, stop: StopInput) -> StopOutput:

@@ -871,6 +871,7 @@ class Launch:
             "log_size": self.log.size(),
             "last_line": self.log.last_line(self.secret_marks()) if is_server else None,
             "ports": record.get("ports", []),
+            "internal_ports": record.get("internal_ports", []),
             "gpus": record.get("gpus", []),
             "stop_requested": self.has("stop.json"),
             "stopped": self.read("stopped.json"),

@@ -155,6 +155,8 @@ class LaunchDone(Value):
     type: Literal["launch_done"] = "launch_done"
     launch_id: str
     observation: Observation
+    #: The last lines of its log, if it has ended already.
+    log_tail: str = ""
 
 
 class LaunchFailed(Value):

@@ -132,6 +132,8 @@ class Observation(Reported):
     log_size: int = 0
     last_line: str | None = None
     ports: tuple[int, ...] = ()
+    #: First and count of the ports that it uses inside; empty: none.
+    internal_ports: tuple[int, ...] = ()
     gpus: tuple[GpuShare, ...] = ()
     stop_requested: bool = False
     stopped: StopResult | None = None
@@ -140,6 +142,11 @@ class Observation(Reported):
     def alive(self) -> bool:
         """Whether a process of this launch lives, or may be about to."""
         return self.state in {"starting", "running"}
+
+    @property
+    def inner_ports(self) -> tuple[int, ...]:
+        """Every port of its inner block."""
+        return tuple(range(self.internal_ports[0], sum(self.internal_ports))) if len(self.internal_ports) == 2 else ()
 
 
 class Metrics(Reported):

@@ -82,7 +82,7 @@ def _seen(before: Orphan | None, launch: Observation) -> Orphan:
         launch_id=launch.id,
         belief=merge(before.belief if before else None, launch),
         gpus=launch.gpus,
-        ports=launch.ports,
+        ports=(*launch.ports, *launch.inner_ports),
         owner=launch.owner,
         started_at=launch.started_at,
         reap=before.reap if before else None,
@@ -90,10 +90,7 @@ def _seen(before: Orphan | None, launch: Observation) -> Orphan:
 
 
 def _end_was_decided(state: GpuPodState, orphan: Orphan) -> bool:
-    """Return whether this very state launched it and has gone on from it.
-
-    Asked when it is first seen: later the server's counter may have passed it only to go around it.
-    """
+    """Return whether this very state launched it and has gone on from it."""
     parts = parse_launch_id(orphan.launch_id)
     if not state.owner or orphan.owner != state.owner or parts is None or parts[0] != state.name:
         return False

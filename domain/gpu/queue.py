@@ -10,7 +10,7 @@ from domain.gpu.models import GpuPodState, ModelServer, StartPlan
 from domain.gpu.observation import Inventory
 from domain.gpu.planning import plan_start, reserve
 from domain.gpu.setup_rules import awaits_setup
-from domain.ids import launch_id
+from domain.ids import launch_id, parse_launch_id
 
 #: An older inventory is looked at again before a start is planned on it: GPUs may have gone to somebody else.
 INVENTORY_FRESH = timedelta(seconds=60)
@@ -61,11 +61,13 @@ def waits_for(state: GpuPodState, server: ModelServer) -> str:
         return "the setup of the machine, which brings its vLLM"
     decisions = {waiting.name: decision for waiting, decision in _decide(state, state.inventory)}
     decision = decisions[server.name]
-    return f"room: {decision.message}" if isinstance(decision, Rejected) else "its turn"
+    if isinstance(decision, Rejected):
+        return f"room: {decision.message}" if decision.code == "no_room" else decision.message
+    return "its turn"
 
 
 def _waits(server: ModelServer, rejected: Rejected) -> bool:
-    return rejected.code == "no_room" and server.wait
+    return rejected.code in {"no_room", "launch_runs"} and server.wait
 
 
 def _decide(state: GpuPodState, inventory: Inventory) -> list[tuple[ModelServer, StartPlan | Rejected]]:
@@ -78,16 +80,32 @@ def _decide(state: GpuPodState, inventory: Inventory) -> list[tuple[ModelServer,
     decisions: list[tuple[ModelServer, StartPlan | Rejected]] = []
     for server in queue(state):
         try:
+            _refuse_second(state, server)
             plan = plan_start(server.request, inventory, held, ports, models_path=state.models_path)
         except Rejected as rejected:
             decisions.append((server, rejected))
-            if _waits(server, rejected):
+            if rejected.code == "no_room" and server.wait:
                 held = held + reserve(server.request, inventory, held)
         else:
             decisions.append((server, plan))
             held = held + [Lease(gpu=gpu, share=plan.share, server=server.name) for gpu in plan.gpus]
             ports.update(plan.ports)
     return decisions
+
+
+def _refuse_second(state: GpuPodState, server: ModelServer) -> None:
+    """Raise Rejected ``launch_runs`` if a launch of this very server lives of which this state does not know.
+
+    So it is when the workflow's history was reset to a point before it: nothing is concluded, and nothing doubled.
+    """
+    for orphan in state.orphans:
+        parts = parse_launch_id(orphan.launch_id)
+        if parts is not None and parts[:2] == (state.name, server.name) and orphan.owner == state.owner:
+            how = f"which this pod has no memory of: end it with `podctl pods reap {state.name} {orphan.launch_id}`"
+            raise Rejected(
+                "launch_runs",
+                f"the end of its launch {orphan.launch_id}, {'which is under way' if orphan.reap else how}",
+            )
 
 
 def _launch(draft: Draft, server: ModelServer, inventory: Inventory, plan: StartPlan) -> None:

@@ -106,7 +106,7 @@ def launch_done(draft: Draft, command: LaunchDone) -> None:
     elif seen.alive and seen.exit is None and server.adopted is None:
         _loading(draft, draft.change(server, belief=merge(server.belief, seen), pid=seen.pid))
     else:
-        _see(draft, server, seen, seen.last_line or "")
+        _see(draft, server, seen, command.log_tail or seen.last_line or "")
 
 
 def _id_taken(draft: Draft, server: ModelServer, seen: Observation) -> None:

@@ -149,12 +149,15 @@ class Pod:
         )
         return pod.servers[server]
 
-    async def start(self, server: str) -> None:
-        request = start_request(builtin_catalog(), MODEL, server)
+    async def start(self, server: str, **options: Any) -> None:  # noqa: ANN401 - start_request checks them
+        request = start_request(builtin_catalog(), MODEL, server, **options)
         await self.podctl.execute_pod(self.name, StartServer(request=request), by="ann")
 
     async def event_types(self) -> list[str]:
         return [event.type for event in (await self.podctl.log(self.workflow_id)).events]
+
+    async def story(self) -> str:
+        return "\n".join(f"{e.type} {e.by} {e.payload}" for e in (await self.podctl.log(self.workflow_id)).events)
 
 
 class SimulatedPod(Pod):

@@ -6,6 +6,7 @@ from domain.errors import Rejected
 from domain.gpu.commands import LaunchFailed, PodUnreachable, ReapLaunch, StopFailed
 from domain.gpu.leases import leases
 from domain.gpu.observation import GpuShare, MemoryReading, Observation
+from domain.gpu.queue import waits_for
 from domain.gpu.schedule import Stop, WakeAt
 from tests.unit.gpu.pod import Pod, exited, inventory, running, stopped, types
 
@@ -125,7 +126,7 @@ def test_the_same_launch_of_another_owner_is_left_alone(owner: str | None) -> No
     assert types(pod.observe(stray("box/qwen/1", owner))) == ["orphan_found"]
 
 
-def test_a_newer_launch_than_this_pod_knows_is_left_alone_also_when_its_counter_has_passed_it() -> None:
+def test_a_newer_launch_than_this_pod_knows_is_left_alone() -> None:
     pod = Pod(inventory(2))
     pod.start()
     pod.stop()
@@ -133,10 +134,22 @@ def test_a_newer_launch_than_this_pod_knows_is_left_alone_also_when_its_counter_
     unknown = stray("box/qwen/2", "register")
     assert types(pod.observe(unknown)) == ["orphan_found"]
     pod.start()
-    assert pod.launch_id() == "box/qwen/3"
-    pod.launched()
-    assert pod.observe(unknown, running("box/qwen/3")) == []
+    assert pod.server().state == "pending"
+    assert pod.observe(unknown) == []
     assert pod.state.orphans[0].reap is None
+
+
+def test_a_server_waits_for_the_end_of_a_launch_of_its_own_that_this_pod_has_no_memory_of() -> None:
+    pod = Pod(inventory(2))
+    pod.observe(stray("box/qwen/4", "register"))
+    pod.start()
+    assert pod.server().state == "pending"
+    assert waits_for(pod.state, pod.server()).startswith("the end of its launch box/qwen/4")
+    pod.start("other")
+    assert pod.server("other").state == "launching"
+    pod.do(ReapLaunch(launch_id="box/qwen/4"))
+    pod.do(stopped("box/qwen/4"))
+    assert pod.launch_id() == "box/qwen/5"
 
 
 def test_a_launch_of_a_server_that_this_pod_never_had_is_left_alone() -> None:

@@ -154,9 +154,9 @@ def test_a_look_from_before_the_end_does_not_undo_it() -> None:
 def test_a_launch_that_ended_before_its_reply() -> None:
     pod = Pod(inventory(1))
     pod.start()
-    pod.do(LaunchDone(launch_id=LAUNCH, observation=exited(LAUNCH, code=2)))
+    pod.do(LaunchDone(launch_id=LAUNCH, observation=exited(LAUNCH, code=1), log_tail="CUDA out of memory\nin the end"))
     assert pod.server().state == "failed"
-    assert failure_of(pod).type == "bad_arguments"
+    assert failure_of(pod).type == "out_of_memory"
 
 
 def test_a_stop_made_on_the_machine_is_no_failure() -> None:
