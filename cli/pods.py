@@ -283,6 +283,8 @@ def _print_look(name: str, state: "GpuPodState | None") -> None:
         print_progress(f"a worker cannot use it yet: {state.unreachable_reason}")
     elif state.inventory is not None:
         print(f"  {describe_gpus(state.inventory)}")
+        if state.inventory.vllm.program is None:
+            print_progress(f"no vLLM is on its PATH; one is installed with: podctl pods setup {name}")
 
 
 def _pod_state(state: "GpuPodState | None") -> str:

@@ -419,7 +419,7 @@ def download_uv(folder: str) -> None:
     try:
         question = urllib.request.Request(index, headers={"Accept": "application/vnd.pypi.simple.v1+json"})  # noqa: S310
         with urllib.request.urlopen(question, timeout=QUESTION_ANSWERED_WITHIN) as answer:  # noqa: S310
-            files = json.loads(answer.read())["files"]
+            files = listed_files(answer.read().decode(errors="replace"))
         wheel = newest_wheel(files)
         with urllib.request.urlopen(urllib.parse.urljoin(index, wheel["url"]), timeout=300) as answer:  # noqa: S310
             data = answer.read()
@@ -427,17 +427,11 @@ def download_uv(folder: str) -> None:
         if error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
             raise
         raise Problem("no_network", f"{redact(index)} does not answer: {redact(str(error))}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise Problem(
-            "no_uv",
-            f"{redact(index)} does not list its files as package indexes do ({error})",
-            "install uv on the machine (https://docs.astral.sh/uv), then repeat the setup",
-        ) from error
     digest = hashlib.sha256(data).hexdigest()
-    if digest != wheel["hashes"]["sha256"]:
+    if digest != wheel["sha256"]:
         raise Problem(
             "wrong_digest",
-            f"{wheel['filename']} has the sha256 {digest}, and the index says {wheel['hashes']['sha256']}",
+            f"{wheel['filename']} has the sha256 {digest}, and the index says {wheel['sha256']}",
             "it was damaged on the way, or somebody changed it: repeat the setup; if that does not help, install uv "
             "yourself",
         )
@@ -449,6 +443,24 @@ def download_uv(folder: str) -> None:
     os.chmod(f"{folder}/bin/uv", 0o755)  # noqa: S103 - a program
 
 
+def listed_files(page: str) -> List[Json]:
+    """Return the files (name, url, sha256) that a page of a package index lists: JSON, or HTML as mirrors have it."""
+    import html
+
+    if page.lstrip().startswith("{"):
+        return [
+            {"filename": file["filename"], "url": file["url"], "sha256": file.get("hashes", {}).get("sha256")}
+            for file in json.loads(page).get("files", ())
+            if not file.get("yanked")
+        ]
+    files = []
+    for attributes, name in re.findall(r"<a\s([^>]*)>\s*([^<]+?)\s*</a>", page):
+        found = re.search(r'href\s*=\s*"([^"#]+)#sha256=([0-9a-f]{64})"', html.unescape(attributes))
+        if found and "data-yanked" not in attributes:
+            files.append({"filename": html.unescape(name), "url": found.group(1), "sha256": found.group(2)})
+    return files
+
+
 def newest_wheel(files: List[Json]) -> Json:
     """Return the newest wheel of uv that fits this machine."""
     import platform
@@ -458,7 +470,7 @@ def newest_wheel(files: List[Json]) -> Json:
     for file in files:
         found = re.match(r"uv-(\d+)\.(\d+)\.(\d+)-py3-none-(\S+)\.whl$", file["filename"])
         tags = found.group(4) if found else ""
-        if found and not file.get("yanked") and kind in tags and tags.endswith(f"_{platform.machine()}"):
+        if found and file["sha256"] and kind in tags and tags.endswith(f"_{platform.machine()}"):
             fitting.append((tuple(map(int, found.groups()[:3])), file))
     if not fitting:
         raise Problem(

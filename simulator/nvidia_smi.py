@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-DRIVER = "570.00 (simulated)"
+DRIVER = "570.00"  # a version like any other: uv reads it
 CUDA = "12.8"
 NOT_AVAILABLE = "[N/A]"
 NO_PERMISSION = "[Insufficient Permissions]"
@@ -175,7 +175,7 @@ def _table(mode: str, folder: str, gpus: list[dict[str, Any]]) -> None:
     used = gpu_memory.used(folder)
     line = "+" + "-" * 89 + "+"
     print(line)
-    print(f"| {f'NVIDIA-SMI {DRIVER}   Driver Version: {DRIVER}   CUDA Version: {CUDA}':<87} |")
+    print(f"| {f'NVIDIA-SMI {DRIVER} (simulated)   Driver Version: {DRIVER}   CUDA Version: {CUDA}':<87} |")
     print(f"| {'a simulated machine: these GPUs are made up':<87} |")
     print(line)
     for gpu in gpus:

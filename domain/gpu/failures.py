@@ -118,7 +118,7 @@ _ADVICE: dict[FailureType, str] = {
     "engine_init": "read the log from its beginning: the cause stands above its last lines",
     "engine_died": "read the log above the first traceback; if it happens again under load, lower --memory",
     "killed": "something killed it: see `dmesg` on the machine for the kernel's out-of-memory killer",
-    "program_not_found": "install vLLM on the pod so that `vllm` is on PATH or in ~/.local/bin",
+    "program_not_found": "set the machine up with `podctl pods setup POD`, which installs vLLM",
     "gpu_missing": "a GPU that it was planned on is gone: look at `nvidia-smi` on the machine",
     "gpu_share_taken": "another launch on the machine holds these GPUs: look at `podctl pods show`",
     "not_launched": "start it again",

@@ -33,8 +33,8 @@ async def test_the_gpus_are_listed_with_names_memory_and_mig(machine: SimulatedM
     code, out, _ = await shell(machine, _QUERY)
     assert code == 0
     assert [line.split(", ") for line in out.splitlines()] == [
-        ["0", first, "NVIDIA H100 80GB HBM3", "81559", "0", "Disabled", "570.00 (simulated)"],
-        ["1", second, "NVIDIA H200", "143771", "0", "Enabled", "570.00 (simulated)"],
+        ["0", first, "NVIDIA H100 80GB HBM3", "81559", "0", "Disabled", "570.00"],
+        ["1", second, "NVIDIA H200", "143771", "0", "Enabled", "570.00"],
     ]
     _, out, _ = await shell(machine, "nvidia-smi -L")
     assert out.splitlines() == [

@@ -53,7 +53,7 @@ async def test_the_inventory_is_the_simulated_machines(machine: SimulatedMachine
     inventory = await _result(machine, verb="inventory", vllm_version=True)
     assert inventory["boot"] == machine.boot
     assert [gpu["uuid"] for gpu in inventory["gpus"]] == [gpu.uuid for gpu in machine.gpus]
-    assert inventory["driver"] == "570.00 (simulated)"
+    assert inventory["driver"] == "570.00"
     assert inventory["vllm"] == {"program": f"{machine.folder}/bin/vllm", "version": "0.32.0+simulated"}
 
 

@@ -56,15 +56,15 @@ class OpenSshMachine(SimulatedMachine):
         self.user = pwd.getpwuid(os.getuid()).pw_name
         [self.port] = free_ports(1)
 
-    async def configure(self) -> None:
-        """Write sshd's configuration, and the login shell's files with their noise."""
+    async def configure(self, **more: str) -> None:
+        """Write sshd's configuration, and the login shell's files with their noise; ``more`` is for the environment."""
         banner = self.folder / "banner"
         banner.write_text("Authorized use only.\n")
         for name in _SHELL_FILES:
             noise = f"printf '{LOGIN_OUTPUT}'\necho 'a warning' >&2\n"
             (self.folder / "home" / name).write_text(noise)
         _, out, _ = await shell(self._inside, "env")
-        environment = dict(line.split("=", 1) for line in out.splitlines())
+        environment = {**dict(line.split("=", 1) for line in out.splitlines()), **more}
         given = " ".join(f'"{name}={value}"' for name, value in environment.items() if name not in _SSHDS_OWN)
         self._configuration.write_text(
             f"""

@@ -21,6 +21,7 @@ from domain.gpu.commands import (
 from domain.gpu.observation import Vllm
 from domain.gpu.schedule import Inspect, Launch, SetUp
 from domain.gpu.setup import STEPS, Setup, check_models_path, check_vllm, split_mount
+from domain.gpu.summary import summary_markdown
 from tests.unit.gpu.pod import Pod, inventory, running, types
 
 MOUNT = ("mount", "-t", "nfs", "files:/models", "/mnt/models")
@@ -296,6 +297,21 @@ def test_later_looks_at_the_machine_ask_for_the_installed_vllm_and_do_not_fall_b
     pod.do(StartSetup())
     [inspect] = [one for one in pod.actions().values() if isinstance(one, Inspect)]
     assert inspect.vllm == "/root/.podctl/vllm/0.33.0/bin/vllm"
+
+
+def test_the_web_ui_shows_a_setup() -> None:
+    pod = Pod()
+    pod.do(StartSetup(mount=MOUNT))
+    look(pod)
+    text = summary_markdown(pod.state)
+    assert "Setup 1: **running**, asked for by ann" in text
+    assert "| mount | running |" in text
+    failed(pod)
+    assert "no route; look at it" in summary_markdown(pod.state)
+    complete(pod)
+    text = summary_markdown(pod.state)
+    assert "vLLM 0.33.0: `/root/.podctl/vllm/0.33.0/bin/vllm`" in text
+    assert "models in `/mnt/models`" in text
 
 
 # -- what people write
