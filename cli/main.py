@@ -18,6 +18,7 @@ from cli import (
     logs,
     models,
     output,
+    pod_import,
     pod_setup,
     pods,
     reap,
@@ -55,7 +56,22 @@ def podctl(
     """Carry tasks from wish to completed, on models that run on your own GPU machines."""
 
 
-for group in (task, signals, events, pods, pod_setup, reap, servers, listing, logs, models, system, simulate, demo):
+for group in (
+    task,
+    signals,
+    events,
+    pods,
+    pod_setup,
+    pod_import,
+    reap,
+    servers,
+    listing,
+    logs,
+    models,
+    system,
+    simulate,
+    demo,
+):
     group.register(app)
 
 

@@ -58,7 +58,7 @@ def run(app: typer.Typer) -> int:
     except Exception as error:  # noqa: BLE001  # the one place for all of them
         if os.environ.get("PODCTL_DEBUG"):
             traceback.print_exc()
-        print_error(_message(error))
+        print_error(error_text(error))
         return USAGE if type(error).__name__ == "BadInput" or getattr(error, "code", None) in _MISTYPED else FAILED
     return 0
 
@@ -154,7 +154,8 @@ def _texts(row: Sequence[object]) -> list[str]:
     return ["-" if cell is None else str(cell) for cell in row]
 
 
-def _message(error: Exception) -> str:
+def error_text(error: Exception) -> str:
+    """Return an exception as people are told of it."""
     package = type(error).__module__.partition(".")[0]
     if package in _OURS:
         code = getattr(error, "code", None)

@@ -72,7 +72,7 @@ def add(
 ) -> None:
     """Add a machine: its host key is shown and pinned, its GPUs are looked at. The first one becomes active."""
     added = add_machine(name, ssh, accept_host_key, task_queue, speaker(by))
-    state = run_async(_first_look(name), when_interrupted=f"{name} is added; look again with: podctl pods show {name}")
+    state = run_async(first_look(name), when_interrupted=f"{name} is added; look again with: podctl pods show {name}")
     if output is Format.JSON:
         print_json({"pod": name, "fingerprint": added.fingerprint, "registered": added.registered,
                     "active": added.active, "state": _pod_state(state)})  # fmt: skip
@@ -123,7 +123,7 @@ def set_address(
     except HostKeyRefused as refused:
         if accept_host_key is not None:
             raise
-        _ask(refused, f"Pin this host key for {name} from now on?")
+        ask_for_host_key(refused, f"Pin this host key for {name} from now on?")
         pinned = run_async(change(refused.shown.fingerprint), when_interrupted=hint)
     _tell_pinned(pinned)
     print(f"pod {name}: {ssh or 'the same address'}, host key {pinned.fingerprint}")
@@ -178,9 +178,22 @@ def show(name: PodArgument, *, output: OutputOption = Format.TABLE) -> None:
 
 def add_machine(name: str, ssh: str, accept_host_key: str | None, task_queue: str | None, by: str) -> "Added":
     """Register a machine under a name, its host key accepted by the option or, at a terminal, by a person."""
-    from podctl.pods import HostKeyRefused, add_pod
+    from podctl.pods import HostKeyRefused
 
-    async def register_pod(fingerprint: str | None) -> "Added":
+    try:
+        return register_machine(name, ssh, accept_host_key, task_queue, by)
+    except HostKeyRefused as refused:
+        if accept_host_key is not None:
+            raise
+        ask_for_host_key(refused, f"Is this the host key of {name}?")
+        return register_machine(name, ssh, refused.shown.fingerprint, task_queue, by)
+
+
+def register_machine(name: str, ssh: str, fingerprint: str | None, task_queue: str | None, by: str) -> "Added":
+    """Register a machine under a name if it shows the host key of this fingerprint, or one that this user knows."""
+    from podctl.pods import add_pod
+
+    async def register_pod() -> "Added":
         client = await open_client()
         return await add_pod(
             client,
@@ -193,14 +206,9 @@ def add_machine(name: str, ssh: str, accept_host_key: str | None, task_queue: st
             passphrases=passphrases(),
         )
 
-    hint = f"interrupted: `podctl pods show {name}` says whether it was added"
-    try:
-        added = run_async(register_pod(accept_host_key), when_interrupted=hint)
-    except HostKeyRefused as refused:
-        if accept_host_key is not None:
-            raise
-        _ask(refused, f"Is this the host key of {name}?")
-        added = run_async(register_pod(refused.shown.fingerprint), when_interrupted=hint)
+    added = run_async(
+        register_pod(), when_interrupted=f"interrupted: `podctl pods show {name}` says whether it was added"
+    )
     _tell_pinned(added)
     return added
 
@@ -231,7 +239,7 @@ async def _read_rows() -> "list[PodRow]":
     ]
 
 
-async def _first_look(name: str) -> "GpuPodState | None":
+async def first_look(name: str) -> "GpuPodState | None":
     """Return the pod's state as soon as a worker has reached the machine or failed to; None if none did in time."""
     import asyncio
     import contextlib
@@ -258,7 +266,7 @@ def _tell_pinned(pinned: "Added | Pinned") -> None:
         print_progress(f"left out of the SSH line: {option}")
 
 
-def _ask(refused: "HostKeyRefused", question: str) -> None:
+def ask_for_host_key(refused: "HostKeyRefused", question: str) -> None:
     """Let a person at a terminal accept the host key that was shown; everybody else gets the error."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise refused

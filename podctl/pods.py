@@ -113,6 +113,14 @@ async def add_pod(  # noqa: PLR0913 - what a person may say of a machine
     )
 
 
+async def pinned_fingerprint(client: PodctlClient, name: str) -> str | None:
+    """Return the fingerprint of the host key that is pinned for a pod; None if the server has no such pod."""
+    try:
+        return HostKey.parse((await client.pod_address(name)).host_key).fingerprint
+    except NotFound:
+        return None
+
+
 async def set_pod(
     client: PodctlClient,
     file: PodsFile,
