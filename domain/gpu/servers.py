@@ -210,4 +210,7 @@ def already_running(state: GpuPodState, server: ModelServer) -> str:
         then = "its GPU memory did not come back: `podctl stop` verifies it again"
     else:
         then = "stop it first, or choose another --name"
-    return f"model server {server.name!r} ({server.model}) is {shown} on pod {state.name!r}{where}{port}; {then}"
+    since = f"since {server.since:%Y-%m-%d %H:%M:%S} UTC"
+    return (
+        f"model server {server.name!r} ({server.model}) is {shown} on pod {state.name!r} {since}{where}{port}; {then}"
+    )

@@ -56,7 +56,8 @@ def test_a_name_that_runs_is_refused_and_says_where() -> None:
     pod.start()
     refused = refusal(pod, "start")
     assert refused.code == "already_running"
-    assert "launching on pod 'box' as launch box/qwen/1, port 8001; stop it first, or choose another" in refused.message
+    where = "launching on pod 'box' since 2026-01-01 00:00:00 UTC as launch box/qwen/1, port 8001"
+    assert f"{where}; stop it first, or choose another" in refused.message
     pod.stop()
     assert "still being stopped" in refusal(pod, "start").message
 

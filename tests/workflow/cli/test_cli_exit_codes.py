@@ -34,11 +34,25 @@ KNOWN_MODEL = "openai/gpt-oss-120b"
         ((*START, "--context", "32k", "--gpus", "2", "--vllm"), "--gpus and --context cannot be combined"),
         ((*START, "--vllm", "--port", "9"), "--port is podctl's to set"),
         ((*START, "--vllm", "--api-key", "x"), "--api-key must not be given"),
+        ((*START, "--idle-ttl", "soon"), "90s, 30m or 2h"),
+        ((*START, "--idle-ttl", "10s"), "a minute (60s) is the least"),
+        ((*START, "--restart", "sometimes"), "'never', 'on-failure', 'always'"),
+        ((*START, "--grace", "-1"), "'--grace'"),
+        ((*START, "--grace", "soon"), "'--grace'"),
         (("stop", "one", "two"), "two"),
+        (("stop", "one", "--grace", "3601"), "'--grace'"),
+        (("stop", "--accept-memory"), "podctl stop NAME --accept-memory"),
+        (("stop", "one", "--accept-memory", "--grace", "1"), "--accept-memory"),
+        (("list", "--all-pods", "--pod", "here"), "--all-pods"),
         (("list", "surplus"), "surplus"),
         (("list", "-o", "xml"), "xml"),
         (("logs",), "NAME"),
         (("logs", "one", "--tail", "-1"), "'--tail'"),
+        (("logs", "one", "--since", "soon"), "10m, 2h or 2026-01-31T12:00:00Z"),
+        (("logs", "one", "--since", "1h", "--tail", "1"), "--since and --tail"),
+        (("logs", "one", "--previous", "--follow"), "--previous"),
+        (("pods", "reap"), "NAME"),
+        (("pods", "reap", "here", "here/one/1"), "say --yes"),
         (("pods", "show"), "NAME"),
         (("pods", "remove"), "NAME"),
         (("pods", "active"), "NAME"),
@@ -77,7 +91,8 @@ async def test_what_cannot_be_done_ends_with_1_and_says_what_can(podctl: Command
     await podctl(*START)
     again = await podctl(*START, status=1)
     assert again.errors.startswith("error: already_running: ")
-    assert f"on pod {gpu_pod!r}" in again.errors
+    assert f"on pod {gpu_pod!r} since 20" in again.errors
+    assert "port 8001" in again.errors
     await podctl("start", MODEL, "--name", "two")
     full = await podctl("start", MODEL, "--name", "three", "--no-wait", status=1)
     assert full.errors.startswith("error: no_room: ")
