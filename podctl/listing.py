@@ -112,6 +112,8 @@ class ServerRow:
     expose: bool = False
     #: Why it is unhealthy; empty while it is not.
     unhealthy_reason: str = ""
+    #: Somebody else started it, and it was taken over as it is.
+    adopted: bool = False
     #: Requests that it works on, and those that wait inside it. These and the next four as it said a few seconds ago;
     #: None where it says nothing: it is not ready, or no worker watches the machine.
     requests_running: int | None = None
@@ -266,6 +268,7 @@ def server_row(state: GpuPodState, server: ModelServer, beat: Beat | None = None
         grace=server.request.grace,
         expose=server.request.expose,
         unhealthy_reason=server.unhealthy_reason,
+        adopted=server.adopted is not None,
         requests_running=_whole(metrics.running),
         requests_waiting=_whole(metrics.waiting),
         tokens_per_second=metrics.tokens_per_second,

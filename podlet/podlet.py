@@ -1295,7 +1295,9 @@ class Adoption:
         inodes = listener_inodes([self.port]).get(self.port, set())
         what = f"process {self.pid} is {_shown(started)}"
         if not inodes:
-            raise self._refused("port_not_open", f"nothing listens on port {self.port}; {what}")
+            raise self._refused(
+                "port_not_open", f"nothing listens on port {self.port} (nor does a server that still loads); {what}"
+            )
         listeners = [one for one in family.values() if socket_owner(inodes, [one])]
         if not listeners:
             other = socket_owner(inodes, table.processes.values())
@@ -1312,8 +1314,10 @@ class Adoption:
     def _write(self, launch: Launch, report: GpuReport, started: Process, server: Process, table: ProcessTable) -> None:
         arguments = server.arguments().decode(errors="replace").rstrip("\0").split("\0")
         environment = _environment_of(server.pid)
-        key = _option(arguments, "--api-key") or environment.get("VLLM_API_KEY")
-        secrets = [key or "", *(environment.get(name, "") for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"))]
+        keys = [*_values(arguments, "--api-key"), environment.get("VLLM_API_KEY", "")]
+        key = next(filter(None, keys), None)
+        secrets = [*keys, *_values(arguments, "--hf-token")]
+        secrets += [environment.get(name, "") for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")]
         for secret in filter(None, secrets):
             arguments = [argument.replace(secret, "***") for argument in arguments]
         leader = self._leader(started, server, table)
@@ -1404,12 +1408,21 @@ def _environment_of(pid: int) -> Dict[str, str]:
 
 def _option(arguments: List[str], name: str) -> Optional[str]:
     """Return the last value that a command line gives for an option."""
-    value = None
-    for position, argument in enumerate(arguments):
+    return next(filter(None, reversed(_values(arguments, name))), None)
+
+
+def _values(arguments: List[str], name: str) -> List[str]:
+    """Return every value that a command line gives for an option: some take several."""
+    values: List[str] = []
+    taking = False
+    for argument in arguments:
         option, equals, given = argument.partition("=")
-        if option.replace("_", "-") == name:
-            value = given if equals else "".join(arguments[position + 1 : position + 2])
-    return value or None
+        if option.startswith("--"):
+            taking = option.replace("_", "-") == name
+            values += [given] if taking and equals else []
+        elif taking:
+            values.append(argument)
+    return values
 
 
 def _share(text: Optional[str]) -> Optional[float]:

@@ -23,8 +23,9 @@ parser.add_argument("--socket", action="store_true", help="leave a socket in VLL
 parser.add_argument("--memory", type=int, help="MiB that the worker holds on the first GPU")
 parser.add_argument("--served-name", default="tiny")
 parser.add_argument("--answers", type=Path, help="a folder: a file 'health', 'models' or 'completion' has its status")
-for option in ("--api-key", "--gpu-memory-utilization", "--served-model-name"):
+for option in ("--gpu-memory-utilization", "--served-model-name"):
     parser.add_argument(option, help="as vLLM has it")
+parser.add_argument("--api-key", nargs="+", default=[], help="as vLLM has it")
 parser.add_argument("--say", action="append", default=[], help="log lines")
 parser.add_argument("--repeat", help="a log line that comes again and again, with a clock and a waiting time in it")
 parser.add_argument("--spin", action="store_true", help="burn CPU time")
@@ -130,7 +131,7 @@ class Handler(BaseHTTPRequestHandler):
         """Answer with what the test wants of this path: a status, or 0 for no answer at all."""
         file = options.answers / what if options.answers else None
         status = int(file.read_text()) if file and file.exists() else 200
-        key = options.api_key or os.environ.get("VLLM_API_KEY")
+        key = next(iter(options.api_key), None) or os.environ.get("VLLM_API_KEY")
         if self.path.startswith("/v1") and key and self.headers["Authorization"] != f"Bearer {key}":
             status = 401
         if status == 0:

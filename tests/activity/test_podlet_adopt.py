@@ -143,7 +143,7 @@ def test_the_processes_around_it_are_left_alone(machine: Machine) -> None:
 
 
 def test_what_its_command_line_says_counts(machine: Machine) -> None:
-    own = ("--api-key=key-in-argv", "--gpu-memory-utilization", "0.35", "--served-model-name", "tiny")
+    own = ("--api-key", "key-in-argv", "second-key", "--gpu-memory-utilization", "0.35", "--served-model-name", "tiny")
     server = Foreign(machine, "--engine", *own, wrapper="exec {server}")
     server.adopt()
     record = machine.read(LAUNCH, "record.json")
@@ -151,7 +151,8 @@ def test_what_its_command_line_says_counts(machine: Machine) -> None:
     assert (record["memory_before"], record["api_key"]) == ({"GPU-1": None}, True)
     assert record["adopted"]["pid"] == server.wrapper.pid == machine.pid("root")
     assert "key-in-argv" not in str(record)
-    assert "--api-key=***" in record["argv"]
+    assert "second-key" not in str(record)
+    assert record["argv"].count("***") == 2
     assert machine.path(LAUNCH, "api_key").read_text() == "key-in-argv"
     server.end()
 

@@ -116,6 +116,7 @@ async def test_a_running_server_is_taken_over_without_a_restart(
     row = await eventually(ready, "the adopted server is ready")
     # What runs is what ran: the same processes; the GPU and its share are what the machine shows.
     assert await servers_of(machine) == before
+    assert row["adopted"] is True
     assert (row["pid"], row["gpus"]) == (next(pid for pid, role in before if role == "api_server"), [0])
     state = await working.pod(pod)
     assert state.servers["coder"].plan is not None
