@@ -137,6 +137,7 @@ class GpuPodActivities:
                 ) as lines:
                     async for line in _unless_silent(lines, watch.pod):
                         lost_at = None
+                        progress.pop("unreachable", None)
                         if line["type"] == "beat":
                             progress["launches"] = line["launches"]
                             sight.move_on([Beat.model_validate(beat) for beat in line["launches"]])

@@ -20,8 +20,9 @@ from domain.gpu.ssh_target import SshTarget, parse_hop
 from remote.errors import SshSetupError
 
 #: A connection that answered none of KEEPALIVE_COUNT requests, KEEPALIVE_INTERVAL seconds apart, is dead.
-KEEPALIVE_INTERVAL = 3.0
-KEEPALIVE_COUNT = 3
+#: Longer than a watch's beats are apart: a machine that is heard of anyway is not asked.
+KEEPALIVE_INTERVAL = 5.0
+KEEPALIVE_COUNT = 2
 #: Seconds for reaching an SSH server and logging in there.
 CONNECT_TIMEOUT = 10.0
 #: What OpenSSH reads where nothing else is named.

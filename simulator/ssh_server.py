@@ -145,7 +145,8 @@ class _Session(asyncssh.SSHServerSession[bytes]):
 
     def _write_to(self, kind: int | None) -> Callable[[bytes], None]:
         def write(data: bytes) -> None:
-            if not self._gone:
+            # Closed by the client, which `connection_lost` tells a moment later.
+            if not self._gone and not self.channel.is_closing():
                 self.channel.write(data, kind)
 
         return write
