@@ -189,9 +189,9 @@ class Site:
         """Return the pod's state."""
         return await self.client.pod(self.pod_name)
 
-    async def start_server(self, name: str) -> None:
+    async def start_server(self, name: str, **options: Any) -> None:  # noqa: ANN401 - start_request checks them
         """Have a model server started that nobody but a person stops."""
-        request = start_request(builtin_catalog(), MODEL, name)
+        request = start_request(builtin_catalog(), MODEL, name, **options)
         await self.client.execute_pod(self.pod_name, StartServer(request=request), by="ann")
 
     async def stop_server(self, name: str) -> None:
@@ -312,11 +312,16 @@ class Site:
 
 @contextlib.asynccontextmanager
 async def site(temporal: Client, machine: SimulatedMachine, folder: Path) -> AsyncIterator[Site]:
-    """A registered pod with one worker; every worker is ended on the way out."""
+    """A registered pod with one worker that has seen it; every worker is ended on the way out."""
     made = Site(temporal, machine, folder)
+
+    async def seen() -> bool:
+        return (await made.pod()).reachable is True
+
     try:
         await made.register()
         made.start_worker()
+        await eventually(seen, f"{machine.name} was seen by its worker")
         yield made
     finally:
         made.end_workers()
