@@ -32,13 +32,14 @@ async def and_every(seconds: float, states: AsyncGenerator[T]) -> AsyncGenerator
     coming = asyncio.ensure_future(anext(states))
     try:
         state = await coming
+        coming = asyncio.ensure_future(anext(states))
         while True:
             yield state
-            if coming.done():
-                coming = asyncio.ensure_future(anext(states))
+            # It may have come while the caller looked at the one before.
             await asyncio.wait({coming}, timeout=seconds)
             if coming.done():
                 state = coming.result()
+                coming = asyncio.ensure_future(anext(states))
     except StopAsyncIteration:
         return
     finally:
