@@ -13,7 +13,7 @@ from pydantic import JsonValue
 
 from domain.errors import BadInput
 from domain.gpu.commands import StartSetup
-from domain.gpu.models import GpuPodState
+from domain.gpu.models import GpuPodState, address
 from domain.gpu.setup import Setup, is_decided
 from podctl.client import ClientError, PodctlClient
 from podctl.live import and_every, follow_pod
@@ -103,7 +103,7 @@ async def keep_hf_token(
     """
     pool = SshPool(passphrases=passphrases)
     try:
-        result = await Podlet(pool).call(await client.pod_address(pod), "hf_token", {"token": token})
+        result = await Podlet(pool).call(address(await client.pod(pod)), "hf_token", {"token": token})
     finally:
         await pool.close()
     return result["path"], result["written"]

@@ -128,6 +128,17 @@ async def test_another_address_is_not_taken_for_the_same_pod(
     assert f"podctl pods set {gpu_pod}" in wrong.errors
 
 
+async def test_a_token_can_be_given_with_the_first_setup(
+    podctl: CommandLine, machine: SimulatedMachine, new_pod: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{TOKEN}\n"))
+    done = await podctl(
+        "pods", "setup", new_pod, machine.ssh_command, "--accept-host-key", machine.fingerprint, "--hf-token"
+    )
+    assert "the Hugging Face token was written to" in done.errors
+    (machine.folder / "home" / ".cache" / "huggingface" / "token").unlink()
+
+
 async def test_a_token_is_written_where_hugging_face_looks_and_is_seen_nowhere_else(
     podctl: CommandLine,
     working: PodctlClient,
