@@ -55,7 +55,6 @@ LAUNCHES_KEPT = 10
 LOG_CHUNK_BYTES = 256 * 1024
 LOG_LOOK_EVERY = 0.2  # seconds between looks at a log that is followed and does not grow
 LOG_LIMIT = 64 * 1024 * 1024  # of a server's log on disk; a run's log is a result and kept whole
-LOG_RATE = 50_000_000  # bytes a second that a server may write without its log ever exceeding the limit
 MARK_EVERY = 10.0
 MARKS_KEPT = 4096
 TAIL_BYTES = 4096
@@ -1559,6 +1558,11 @@ class _Child:
         self.folder = folder
         self.hooks = hooks
         self.error: Optional[str] = None
+        self.end: Optional[select.poll] = None
+        descriptor = _open_pidfd(pid)
+        if descriptor is not None:
+            self.end = select.poll()
+            self.end.register(descriptor, select.POLLIN)
         self._go = go
         self._failure = failure
         own, process = read_process(os.getpid()), read_process(pid)
@@ -1635,7 +1639,7 @@ def _keep_exit(folder: str, child: _Child, keeper: LogKeeper) -> None:
     pause = 1.0
     next_note = time.monotonic() + pause
     while True:
-        ended = _wait(child.pid, min(keeper.look(), max(0.0, next_note - time.monotonic())))
+        ended = _wait(child, min(keeper.look(), max(0.0, next_note - time.monotonic())))
         if ended is None and time.monotonic() >= next_note:
             _note(folder, noted)
             # Soon at first, when everything is made; later only what changes in the long run.
@@ -1670,24 +1674,31 @@ class LogKeeper:
     The hole is punched into the head of the file: nobody who writes or reads has to be told, and offsets stay true.
     """
 
+    QUIET = 2.5  # seconds between two looks at a log that hardly grows: one that begins to roar is seen after as many
+    HASTE = 0.02
+
     def __init__(self, folder: str, limit: Optional[int]) -> None:
         self._log = Log(folder)
         self._limit = limit
         self._start = 0
+        self._size = 0
+        self._looked_at = time.monotonic()
         self._marks = 0
         self._mark(0)
 
     def look(self) -> float:
         """Do what is due; return the seconds after which to look again at the latest."""
-        size = self._log.size()
-        if size != self._marked_size and time.monotonic() - self._marked_at >= MARK_EVERY:
+        size, now = self._log.size(), time.monotonic()
+        if size != self._marked_size and now - self._marked_at >= MARK_EVERY:
             self._mark(size)
         if self._limit is not None and size - self._start > self._limit * 3 // 4:
             self._drop(size - self._limit // 2)
         if self._limit is None:
             return MARK_EVERY
-        # So soon that even a server that begins to write at full speed in this moment does not exceed the limit.
-        return max(0.02, (self._limit - (size - self._start)) / LOG_RATE)
+        # So soon that, as quickly as it grows now, only a quarter of what is left up to the limit is used until then.
+        rate = (size - self._size) / max(now - self._looked_at, self.HASTE)
+        self._size, self._looked_at = size, now
+        return max(self.HASTE, min(self.QUIET, (self._limit - (size - self._start)) / 4 / max(rate, 1.0)))
 
     def end(self) -> None:
         """Mark the end: nothing is printed any more."""
@@ -1733,8 +1744,8 @@ def _punch_hole(path: str, offset: int, length: int) -> bool:
         os.close(descriptor)
 
 
-def _wait(pid: int, seconds: float) -> Optional[Tuple[int, int]]:
-    """Return a child that has ended (pid, status), or None after ``seconds``; the end of ``pid`` is seen at once."""
+def _wait(child: _Child, seconds: float) -> Optional[Tuple[int, int]]:
+    """Return a child that has ended (pid, status), or None after ``seconds``; the end of ``child`` is seen at once."""
     deadline = time.monotonic() + seconds
     while True:
         ended = os.waitpid(-1, os.WNOHANG)
@@ -1743,14 +1754,10 @@ def _wait(pid: int, seconds: float) -> Optional[Tuple[int, int]]:
         left = deadline - time.monotonic()
         if left <= 0:
             return None
-        with_descriptor = _open_pidfd(pid)
-        if with_descriptor is None:
+        if child.end is None:
             time.sleep(min(left, 0.1))
-            continue
-        poller = select.poll()
-        poller.register(with_descriptor, select.POLLIN)
-        poller.poll(left * 1000)
-        os.close(with_descriptor)
+        else:
+            child.end.poll(left * 1000)
 
 
 def _open_pidfd(pid: int) -> Optional[int]:
