@@ -1,7 +1,8 @@
 """A pretend nvidia-smi for the podlet's tests: the shebang is put before it when it is installed.
 
 ``$FAKE_GPU_FOLDER/settings.json``: count, mode (ok, no_driver, not_available, insufficient_permissions, no_processes,
-lost), stuck_mib (memory that nobody holds), mig. ``memory/PID`` holds {uuid, mib} and counts while PID lives.
+lost), stuck_mib (memory that nobody holds), ghosts (pids that are listed though they are gone), mig. ``memory/PID``
+holds {uuid, mib} and counts while PID lives.
 """
 
 import json
@@ -34,7 +35,8 @@ def used(uuid: str) -> int:
 def holders() -> list[tuple[str, dict[str, Any]]]:
     """Return (pid, registration) of the living."""
     files = (folder / "memory").iterdir()
-    return [(file.name, json.loads(file.read_text())) for file in files if lives(file.name)]
+    listed = [file for file in files if lives(file.name) or int(file.name) in settings.get("ghosts", [])]
+    return [(file.name, json.loads(file.read_text())) for file in listed]
 
 
 if mode == "no_driver":

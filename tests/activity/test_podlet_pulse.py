@@ -55,6 +55,11 @@ def at_least(name: str, value: float) -> Callable[[Json], bool]:
     return lambda beat: (beat["metrics"] or {name: -1})[name] >= value
 
 
+def idle_for(seconds: float) -> Callable[[Json], bool]:
+    """Return whether a beat tells that nobody has used the server for so long."""
+    return lambda beat: (beat["idle_seconds"] or 0) > seconds
+
+
 def was_unhealthy(watch: Conversation) -> bool:
     """Return whether a watch has ever told that the server is not healthy."""
     changes = [line for line in watch.lines if line["type"] == "change"]
@@ -112,6 +117,22 @@ def test_without_counters_there_is_no_verdict(machine: Machine) -> None:
     assert not was_unhealthy(watch)
 
 
+def test_who_was_told_to_stop_is_asked_for_nothing_more(machine: Machine) -> None:
+    """It drains: running requests are answered, new ones are not."""
+    watch = watch_ready(machine)
+    machine.hold("stop.before-term")
+    stop = machine.start("stop", id=LAUNCH, grace=0)
+    seen(watch, LAUNCH, stop_requested=True)
+    say(machine, "completion", 0)
+    before = asked(machine)
+    for _ in range(30):
+        beat_of(watch, LAUNCH, lambda beat: beat["metrics"], "metrics were read")
+    assert asked(machine) <= before + 1, "one may have been under way"
+    assert not was_unhealthy(watch)
+    machine.release("stop.before-term")
+    assert stop.result()["state"] == "stopped"
+
+
 def test_the_verdict_outlives_the_watch(machine: Machine) -> None:
     """Who hears of it ends the watch and begins another one, which must not tell of a healthy server first."""
     first = watch_ready(machine)
@@ -154,17 +175,18 @@ def test_our_own_completions_are_nobodys_use(machine: Machine) -> None:
 )
 def test_requests_are_use(machine: Machine, use: dict[str, float]) -> None:
     watch = watch_ready(machine)
-    first = beat_of(watch, LAUNCH, lambda beat: beat["idle_since"], "it tells since when it is idle")
+    idle = beat_of(watch, LAUNCH, idle_for(0.5), "it was left alone")
     count(machine, **use)
-    beat_of(watch, LAUNCH, lambda beat: beat["idle_since"] > first["idle_since"] + 0.1, "it was used")
+    used = beat_of(watch, LAUNCH, lambda beat: beat["idle_seconds"] < idle["idle_seconds"], "it was used")
+    assert used["idle_since"] > idle["idle_since"]
 
 
 def test_the_next_watch_goes_on_counting(machine: Machine) -> None:
     first = watch_ready(machine)
-    start = beat_of(first, LAUNCH, lambda beat: beat["idle_since"], "it tells since when it is idle")
+    idle = beat_of(first, LAUNCH, idle_for(0.5), "it was left alone")
     count(machine, generated=500)
-    used = beat_of(first, LAUNCH, lambda beat: beat["idle_since"] > start["idle_since"] + 0.1, "it was used")
-    beat_of(first, LAUNCH, lambda beat: beat["idle_seconds"] > 1, "it was left alone")
+    used = beat_of(first, LAUNCH, lambda beat: beat["idle_seconds"] < idle["idle_seconds"], "it was used")
+    beat_of(first, LAUNCH, idle_for(1), "it was left alone again")
     first.kill()
     second = machine.start("watch", **QUICK)
     after = beat_of(second, LAUNCH, lambda beat: beat["idle_since"], "it tells since when it is idle")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from podlet import podlet
-from tests.activity.podlet_harness import Json, Machine, PodletError, free_port, lives, wait_until
+from tests.activity.podlet_harness import Conversation, Json, Machine, PodletError, free_port, lives, wait_until
 
 TREE = {"root", "engine", "worker"}
 
@@ -183,7 +187,7 @@ def test_shared_memory_and_sockets_are_removed(machine: Machine, shared_memory: 
 
 
 def test_shared_memory_of_an_engine_that_died_alone_is_removed(machine: Machine, shared_memory: Path) -> None:
-    machine.serve("pod/tiny/1", "--engine", f"--shared-memory={shared_memory}")
+    machine.serve("pod/tiny/1", "--engine", "--socket", f"--shared-memory={shared_memory}")
     noted = machine.path("pod/tiny/1", "noted.json")
     wait_until(lambda: noted.exists() and shared_memory.name in noted.read_text(), "the supervisor noted it")
     machine.kill("worker")
@@ -192,6 +196,7 @@ def test_shared_memory_of_an_engine_that_died_alone_is_removed(machine: Machine,
     machine.await_state("pod/tiny/1", "exited")
     result = machine.call("stop", id="pod/tiny/1", grace=5)
     assert result["shared_memory_removed"] == [str(shared_memory)]
+    assert [Path(path).name for path in result["sockets_removed"]] == ["engine.sock"]
     assert result["killed"] == 0
 
 
@@ -265,6 +270,37 @@ def test_memory_of_a_neighbour_on_the_same_gpu_explains_itself(machine: Machine)
     machine.run("pod/two/1", "sleep", "1000", gpus=[{"uuid": "GPU-0", "share": 0.5}])
     machine.gpus(1, mode="no_processes", stuck_mib=30000)
     assert machine.call("stop", id="pod/one/1", grace=0)["state"] == "stopped"
+
+
+def verifying(machine: Machine, launch_id: str) -> Conversation:
+    """Begin a stop, and return it once nvidia-smi was asked about what is left, more than once."""
+    calls = machine.gpu / "calls"
+    stop = machine.start("stop", id=launch_id, grace=0)
+    stop.read_until(lambda line: line.get("step") == "verify", "no process is left")
+    before = calls.read_text().count("query-gpu")
+    wait_until(lambda: calls.read_text().count("query-gpu") > before + 1, "it looks at the GPUs, again and again")
+    return stop
+
+
+def test_memory_that_drains_late_is_waited_for(machine: Machine) -> None:
+    machine.gpus(1, mode="no_processes")
+    machine.serve("pod/tiny/1", "--engine", "--memory=60000", gpus=[{"uuid": "GPU-0", "share": 0.9}])
+    machine.gpus(1, mode="no_processes", stuck_mib=60000)
+    stop = verifying(machine, "pod/tiny/1")
+    machine.gpus(1, mode="no_processes", stuck_mib=512)
+    result = stop.result()
+    check_stopped(machine, "pod/tiny/1", result)
+    assert result["memory"] == {"GPU-0": {"before": 0, "now": 512}}
+
+
+def test_a_dead_process_that_the_driver_still_lists_is_waited_for(machine: Machine) -> None:
+    machine.gpus(1)
+    machine.serve("pod/tiny/1", "--engine", "--memory=60000", gpus=[{"uuid": "GPU-0", "share": 0.9}])
+    machine.gpus(1, ghosts=[machine.pid("worker")])
+    stop = verifying(machine, "pod/tiny/1")
+    assert machine.alive() == set()
+    machine.gpus(1)
+    check_stopped(machine, "pod/tiny/1", stop.result())
 
 
 def test_a_stop_of_what_was_never_launched_forbids_it_for_ever(machine: Machine) -> None:
@@ -358,3 +394,61 @@ def test_a_stop_ends_what_is_left_of_a_launch_whose_records_were_removed(machine
     assert machine.alive() == set()
     assert not shared_memory.exists()
     assert not sockets.exists()
+
+
+@pytest.fixture
+def careless_init() -> Iterator[None]:
+    """Be what orphans are given to, as PID 1 of a container is, and reap none of them until the test is over."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+    yield
+    libc.prctl(36, 0, 0, 0, 0)
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+@pytest.mark.usefixtures("careless_init")
+def test_what_died_and_was_never_reaped_is_gone(machine: Machine) -> None:
+    machine.gpus(1)
+    machine.serve("pod/tiny/1", "--engine", "--memory=60000", gpus=[{"uuid": "GPU-0", "share": 0.9}])
+    tree = [machine.pid(role) for role in ("root", "engine", "worker")]
+    machine.kill_supervisor("pod/tiny/1")
+    machine.kill("root")
+    assert machine.observe("pod/tiny/1")["members"] == 2
+    result = machine.call("stop", id="pod/tiny/1", grace=0)
+    assert (result["state"], result["killed"]) == ("stopped", 2)
+    assert [state_of(pid) for pid in tree] == ["Z", "Z", "Z"]
+    seen = machine.observe("pod/tiny/1")
+    assert (seen["state"], seen["members"]) == ("exited", 0)
+
+
+def state_of(pid: int) -> str:
+    """Return the letter with which /proc shows the state of a process."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_a_process_whose_first_thread_alone_has_ended_is_alive(machine: Machine) -> None:
+    """It shows as a zombie, and still holds all that it had."""
+    script = (
+        "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(1000,)).start();"
+        "ctypes.CDLL(None).pthread_exit(None)"
+    )
+    launched = machine.run("task/ws/1", sys.executable, "-c", script)
+    wait_until(lambda: state_of(launched["pid"]) == "Z", "its first thread has ended")
+    seen = machine.observe("task/ws/1")
+    assert (seen["state"], seen["members"]) == ("running", 1)
+    assert machine.call("stop", id="task/ws/1", grace=0)["killed"] == 1
+
+
+@pytest.mark.parametrize("with_pidfd", [True, False])
+def test_a_signal_reaches_the_very_process_or_nobody(monkeypatch: pytest.MonkeyPatch, with_pidfd: bool) -> None:
+    if not with_pidfd:
+        monkeypatch.delattr(os, "pidfd_open")
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        known = podlet.read_process(process.pid)
+        assert known
+        podlet.send_signal(process.pid, known.start_time + 1, signal.SIGKILL)
+        podlet.send_signal(process.pid, known.start_time, signal.SIGTERM)
+        assert process.wait() == -signal.SIGTERM
+        podlet.send_signal(process.pid, known.start_time, signal.SIGTERM)

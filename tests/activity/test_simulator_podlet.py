@@ -13,7 +13,7 @@ import asyncssh
 import pytest
 
 from simulator.api import Gpu, MachineConfig, Settings, SimulatedMachine, simulate
-from tests.activity.simulator_harness import PATIENCE, ask, connected
+from tests.activity.simulator_harness import PATIENCE, ask, connected, eventually, metric
 
 _PODLET = (Path(__file__).parents[2] / "podlet" / "podlet.py").read_bytes()
 
@@ -87,14 +87,16 @@ async def _served(machine: SimulatedMachine, identity: str, **settings: object) 
 
 
 @contextlib.asynccontextmanager
-async def _watched(machine: SimulatedMachine, **pace: object) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
-    """Watch; give what is told of the one server that lives, changes and beats alike."""
+async def _watched(
+    machine: SimulatedMachine, identity: str, **pace: object
+) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+    """Watch; give what is told of one server, changes and beats alike."""
 
     async def told(process: asyncssh.SSHClientProcess[str]) -> AsyncIterator[dict[str, Any]]:
         async for text in process.stdout:
             line = json.loads(text) if text.startswith('{"podlet": 1') else {"launches": []}
             for launch in line["launches"]:
-                if launch.get("state", "running") == "running":
+                if launch["id"] == identity:
                     yield launch
 
     async with connected(machine) as connection:
@@ -116,7 +118,7 @@ async def _first(told: AsyncIterator[dict[str, Any]], **wanted: object) -> dict[
 async def test_a_stopped_engine_is_found_behind_a_good_health(machine: SimulatedMachine, busy: bool) -> None:
     pace = {"canary_every": 0.5, "canary_timeout": 0.5, "canary_retry": 0.1}
     identity = f"pod/{'busy' if busy else 'idle'}/1"
-    async with _served(machine, identity, load_seconds=0.2), _watched(machine, **pace) as told:
+    async with _served(machine, identity, load_seconds=0.2), _watched(machine, identity, **pace) as told:
         await _first(told, readiness="ready", healthy=True)
         key = (machine.folder / f"home/.podctl/launches/{identity}/api_key").read_text()
         await machine.signal_servers("engine", signal.SIGSTOP)
@@ -143,7 +145,10 @@ async def test_an_engines_death_is_told_before_its_server_ends(machine: Simulate
 
 
 async def test_a_load_that_stalls_falls_silent_though_its_log_grows(machine: SimulatedMachine) -> None:
-    async with _served(machine, "pod/stalls/1", load_seconds=0.2, stall_loading=True), _watched(machine) as told:
+    async with (
+        _served(machine, "pod/stalls/1", load_seconds=0.2, stall_loading=True),
+        _watched(machine, "pod/stalls/1") as told,
+    ):
         sizes = []
         async with asyncio.timeout(PATIENCE):
             async for launch in told:
@@ -156,7 +161,7 @@ async def test_a_load_that_stalls_falls_silent_though_its_log_grows(machine: Sim
 
 async def test_a_slow_download_and_a_slow_load_are_progress(machine: SimulatedMachine) -> None:
     settings = {"download_seconds": 2, "load_seconds": 2, "shards": 20}
-    async with _served(machine, "pod/slow/1", **settings), _watched(machine) as told:
+    async with _served(machine, "pod/slow/1", **settings), _watched(machine, "pod/slow/1") as told:
         await _first(told, stage="download")
         silent = []
         async with asyncio.timeout(PATIENCE):
@@ -190,3 +195,48 @@ async def test_a_model_server_is_launched_watched_to_ready_and_stopped(
 def _shared_memory(machine: SimulatedMachine) -> list[Path]:
     notes = [Path(note.read_text()) for note in (machine.folder / "shm").iterdir()]
     return [path for path in notes if path.name.startswith("psm_")]
+
+
+async def test_a_killed_engine_is_an_unhealthy_server_and_then_an_exit_0_that_nobody_asked_for(
+    machine: SimulatedMachine,
+) -> None:
+    async with _served(machine, "pod/dies/1", load_seconds=0.2), _watched(machine, "pod/dies/1") as told:
+        await _first(told, readiness="ready", healthy=True)
+        await machine.signal_servers("engine", signal.SIGKILL)
+        dying = await _first(told, readiness="ready", healthy=False)
+        assert dying["unhealthy_reason"] == "/health answered 503"
+        ended = await _first(told, id="pod/dies/1", state="exited")
+        assert (ended["exit"]["code"], ended["exit"]["signal"], ended["stop_requested"]) == (0, None, False)
+
+
+async def test_a_term_that_is_swallowed_during_start_up_is_no_lost_stop(machine: SimulatedMachine) -> None:
+    hook = machine.hooks / "vllm.loading"
+    hook.touch()
+    environment = {"PRETEND_VLLM_SWALLOW_FIRST_TERM": "true"}
+    await _result(machine, **{**_launch(machine, "pod/swallows/1"), "environment": environment})
+
+    async def is_loading() -> bool:
+        return hook.with_name("vllm.loading.reached").exists()
+
+    await eventually(is_loading, "it loads")
+    stopped = await _result(machine, verb="stop", id="pod/swallows/1", grace=60)
+    assert (stopped["state"], stopped["exit"]["signal"], stopped["killed"]) == ("stopped", None, 0)
+    hook.unlink()
+    assert [process.role for process in await machine.processes() if process.role != "other"] == []
+
+
+async def test_a_client_that_stays_connected_does_not_hold_up_a_stop(machine: SimulatedMachine) -> None:
+    settings = {"load_seconds": 0.2, "hang_on_term": "client_connected", "tokens_per_second": 50}
+    async with _served(machine, "pod/clings/1", **settings), _watched(machine, "pod/clings/1") as told:
+        await _first(told, readiness="ready", healthy=True)
+        key = (machine.folder / "home/.podctl/launches/pod/clings/1/api_key").read_text()
+        body = {"model": "org/m", "prompt": "x", "max_tokens": 10_000, "ignore_eos": True}
+        client = asyncio.create_task(ask(machine, "POST", "/v1/completions", body, key))
+
+        async def is_running() -> bool:
+            return await metric(machine, "num_requests_running") >= 1
+
+        await eventually(is_running, "the request runs")
+        stopped = await _result(machine, verb="stop", id="pod/clings/1", grace=3600)
+        assert (stopped["state"], stopped["killed"], stopped["ports_closed"]) == ("stopped", 1, True)
+        await asyncio.gather(client, return_exceptions=True)
