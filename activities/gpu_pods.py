@@ -38,9 +38,10 @@ from workflows.messages import (
     WatchInput,
 )
 
-#: Seconds between the podlet's looks, and between its signs of life.
-WATCH_INTERVAL = 0.5
+#: Seconds between the podlet's signs of life.
 WATCH_BEAT = 4.0
+#: How often the podlet does what, in seconds; it knows for itself how often to ask a server for a completion.
+WATCH_PACE = {"interval": 0.5, "beat": WATCH_BEAT}
 #: A watch that was silent for this long is taken for a lost connection, in seconds.
 WATCH_SILENCE = 3 * WATCH_BEAT
 #: A lost connection is made again for this long before the machine counts as unreachable, in seconds: a flap is no
@@ -132,9 +133,7 @@ class GpuPodActivities:
             address = await pod_address(self._client, watch.pod)
             sight = _Sight(watch)
             try:
-                async with self._podlet.stream(
-                    address, "watch", {"interval": WATCH_INTERVAL, "beat": WATCH_BEAT}
-                ) as lines:
+                async with self._podlet.stream(address, "watch", WATCH_PACE) as lines:
                     async for line in _unless_silent(lines, watch.pod):
                         lost_at = None
                         progress.pop("unreachable", None)

@@ -9,6 +9,7 @@ from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 
+from activities import gpu_pods
 from domain.gpu import budgets, restarts
 from domain.gpu.commands import ReapLaunch, StopServer
 from domain.gpu.leases import leases
@@ -160,9 +161,10 @@ async def test_three_completions_without_an_answer_end_a_hung_server(
     pod: SimulatedPod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(budgets, "UNRESPONSIVE_AFTER", 1.0)
+    for name, seconds in {"canary_every": 0.5, "canary_timeout": 1.0, "canary_retry": 0.1}.items():
+        monkeypatch.setitem(gpu_pods.WATCH_PACE, name, seconds)
     await pod.start("coder", restart="on-failure")
     await pod.server_is("coder", "ready")
-    await pod.machine.settings(hang=False)
     await pod.machine.signal_servers("engine", signal.SIGSTOP)
     await launch_is(pod, "coder", 2, "ready")
     failures = [payload for kind, payload in await events_of(pod, "coder") if kind == "server_failed"]

@@ -17,7 +17,7 @@ START = ("start", MODEL, "--name")
 
 @pytest.fixture(autouse=True)
 def _quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activities.gpu_pods, "WATCH_BEAT", 0.2)
+    monkeypatch.setitem(activities.gpu_pods.WATCH_PACE, "beat", 0.2)
     monkeypatch.setattr(activities.support, "HEARTBEAT_INTERVAL", 0.2)
     monkeypatch.setattr(worker, "HEARTBEAT_THROTTLE", timedelta(seconds=0.2))
 
