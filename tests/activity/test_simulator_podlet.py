@@ -137,7 +137,7 @@ async def test_an_engines_death_is_told_before_its_server_ends(machine: Simulate
     # Sooner than health is asked for when nothing happens.
     async with (
         _served(machine, "pod/dies/1", load_seconds=0.2, seconds_from_engine_death_to_exit=0.5),
-        _watched(machine) as told,
+        _watched(machine, "pod/dies/1") as told,
     ):
         await _first(told, readiness="ready", healthy=True)
         await machine.signal_servers("engine", signal.SIGKILL)
@@ -200,12 +200,12 @@ def _shared_memory(machine: SimulatedMachine) -> list[Path]:
 async def test_a_killed_engine_is_an_unhealthy_server_and_then_an_exit_0_that_nobody_asked_for(
     machine: SimulatedMachine,
 ) -> None:
-    async with _served(machine, "pod/dies/1", load_seconds=0.2), _watched(machine, "pod/dies/1") as told:
+    async with _served(machine, "pod/ends/1", load_seconds=0.2), _watched(machine, "pod/ends/1") as told:
         await _first(told, readiness="ready", healthy=True)
         await machine.signal_servers("engine", signal.SIGKILL)
         dying = await _first(told, readiness="ready", healthy=False)
         assert dying["unhealthy_reason"] == "/health answered 503"
-        ended = await _first(told, id="pod/dies/1", state="exited")
+        ended = await _first(told, id="pod/ends/1", state="exited")
         assert (ended["exit"]["code"], ended["exit"]["signal"], ended["stop_requested"]) == (0, None, False)
 
 
