@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from cli import (
+    connect,
     context,
     demo,
     events,
@@ -23,6 +24,7 @@ from cli import (
     pods,
     reap,
     servers,
+    shell,
     signals,
     simulate,
     system,
@@ -64,7 +66,9 @@ for group in (
     pod_setup,
     pod_import,
     reap,
+    shell,
     servers,
+    connect,
     listing,
     logs,
     models,

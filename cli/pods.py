@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.checks import print_checks
 from cli.complete import complete_pod
 from cli.context import AsOption, open_client, pods_file, speaker
 from cli.output import INTERRUPTED, Format, OutputOption, print_json, print_progress, print_table, run_async
@@ -13,6 +14,7 @@ from cli.passphrases import passphrases
 if TYPE_CHECKING:
     from domain.gpu.models import GpuPodState
     from domain.gpu.observation import Beat
+    from podctl.doctor import Check
     from podctl.listing import PodRow
     from podctl.pods import Added, HostKeyRefused, Pinned
 
@@ -160,20 +162,36 @@ def show(name: PodArgument, *, output: OutputOption = Format.TABLE) -> None:
     """Show a pod: its address, since when it answers or not and what is kept, its GPUs and model servers."""
     from cli.render import pod_view, print_view
     from podctl.listing import pod_document, server_rows
+    from podctl.namespace import pollers
     from podctl.pod_cache import remember
 
-    async def read() -> "tuple[GpuPodState, dict[str, Beat]]":
+    async def read() -> "tuple[GpuPodState, dict[str, Beat], bool]":
         import asyncio
 
         client = await open_client()
-        return await asyncio.gather(client.pod(name), client.pod_beats(name))
+        state, beats = await asyncio.gather(client.pod(name), client.pod_beats(name))
+        return state, beats, state.task_queue is None or bool(await pollers(client.temporal, state.task_queue))
 
-    state, beats = run_async(read(), when_interrupted=f"nothing was changed: `podctl pods show {name}` again")
+    state, beats, served = run_async(read(), when_interrupted=f"nothing was changed: `podctl pods show {name}` again")
+    if not served:
+        queue = state.task_queue
+        print_progress(f"no worker polls task queue {queue}. Where {name}'s key is: podctl worker --task-queue {queue}")
     remember(pods_file(), [state])
     if output is Format.JSON:
         print_json(pod_document(state, beats))
     else:
         print_view(pod_view(state, server_rows(state, beats)))
+
+
+@app.command()
+def doctor(name: PodArgument, *, output: OutputOption = Format.TABLE) -> None:
+    """Check one machine, from here and through its workers; each check says what to do. Exits with 1 if one failed."""
+    from podctl.pod_doctor import examine_pod
+
+    async def look() -> "tuple[Check, ...]":
+        return await examine_pod(await open_client(), name, passphrases())
+
+    print_checks(run_async(look(), when_interrupted=f"nothing was changed: `podctl pods doctor {name}` again"), output)
 
 
 def add_machine(name: str, ssh: str, accept_host_key: str | None, task_queue: str | None, by: str) -> "Added":

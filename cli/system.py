@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.checks import print_checks
 from cli.output import (
     FAILED,
     Format,
@@ -127,22 +128,13 @@ def status(*, output: OutputOption = Format.TABLE) -> None:
 
 def doctor(*, output: OutputOption = Format.TABLE) -> None:
     """Check everything that podctl needs here; each check says what to do. Exits with 1 if one failed."""
-    from podctl.doctor import Result, examine
+    from podctl.doctor import examine
     from podctl.paths import PodctlPaths
 
     checks = run_async(
         examine(PodctlPaths.from_environment()), when_interrupted="nothing was changed: `podctl doctor` again"
     )
-    if output is Format.JSON:
-        print_json(checks)
-    else:
-        rows = [(check.name, check.result, check.found) for check in checks]
-        print_table(("check", "result", "found"), rows, empty="")
-        for check in checks:
-            if check.advice:
-                print(f"{check.name}: {check.advice}")
-    if any(check.result is Result.FAILED for check in checks):
-        raise typer.Exit(FAILED)
+    print_checks(checks, output)
 
 
 def worker(

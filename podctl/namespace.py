@@ -1,5 +1,7 @@
 """What podctl needs of a Temporal namespace (search attributes, retention) and who works there."""
 
+import asyncio
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,6 +15,7 @@ from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, UpdateNa
 from temporalio.client import Client
 from temporalio.common import SearchAttributeKey
 
+from podctl.client import Summary
 from workflows.search_attributes import SEARCH_ATTRIBUTES
 
 
@@ -64,6 +67,16 @@ async def pollers(client: Client, task_queue: str) -> tuple[Poller, ...]:
     )
     found = (Poller(each.identity, each.last_access_time.ToDatetime(UTC)) for each in described.pollers)
     return tuple(sorted(found, key=lambda poller: poller.last_asked, reverse=True))
+
+
+async def unserved(client: Client, pods: Iterable[Summary]) -> Mapping[str, tuple[str, ...]]:
+    """Return the task queues of pods that nobody polls, with the names of those pods."""
+    named: dict[str, list[str]] = {}
+    for pod in pods:
+        if queue := pod.memo.get("task_queue"):
+            named.setdefault(queue, []).append(pod.name)
+    found = await asyncio.gather(*(pollers(client, queue) for queue in named))
+    return {queue: tuple(sorted(named[queue])) for queue, there in zip(named, found, strict=True) if not there}
 
 
 def _type_of(key: SearchAttributeKey[Any]) -> IndexedValueType.ValueType:

@@ -1,5 +1,6 @@
 """What `podctl status` shows: the processes of `podctl up`, the server that commands go to, and who works for it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -7,8 +8,9 @@ from typing import Literal
 from temporalio.service import RPCError
 
 from podctl import embedded
+from podctl.client import PodctlClient
 from podctl.connection import NoServer, connect_to, target
-from podctl.namespace import Poller, pollers
+from podctl.namespace import Poller, pollers, unserved
 from podctl.paths import PodctlPaths
 from workflows.task_queues import DEFAULT_TASK_QUEUE
 
@@ -46,8 +48,11 @@ async def system_status(paths: PodctlPaths) -> SystemStatus:
     parts = [_server_part(processes), _worker_part(processes)]
     workers: tuple[Poller, ...] = ()
     advice = ""
+    waiting: Mapping[str, tuple[str, ...]] = {}
     try:
-        workers = await pollers(await connect_to(chosen), DEFAULT_TASK_QUEUE)
+        client = await connect_to(chosen)
+        workers = await pollers(client, DEFAULT_TASK_QUEUE)
+        waiting = await unserved(client, await PodctlClient(client).pods())
         reachable = True
         parts.append(Part("connection", "ok", f"{chosen.address}, namespace {chosen.namespace} ({chosen.source})"))
     except (NoServer, RPCError) as error:
@@ -60,6 +65,9 @@ async def system_status(paths: PodctlPaths) -> SystemStatus:
     elif reachable:
         parts.append(Part("workers", "none", "nobody asked for work in the last minutes"))
         advice = "tasks wait until a worker runs: `podctl up`, or `podctl worker`"
+    for queue, pods in waiting.items():
+        parts.append(Part(f"workers of {queue}", "none", f"no worker polls task queue {queue}: {', '.join(pods)}"))
+        advice = advice or f"where the key of those machines is: podctl worker --task-queue {queue}"
     return SystemStatus(
         parts=tuple(parts),
         address=chosen.address,

@@ -1186,17 +1186,24 @@ def _environment(root: Root, wanted: LaunchRequest, report: Optional[GpuReport])
     if wanted.internal_ports:
         environment["VLLM_PORT"] = str(wanted.internal_ports[0])
     if wanted.server:
-        server = root.launch(wanted.server)
-        record, key, process = server.read("record.json") or {}, server.api_key(), server.process()
-        if not record.get("ports") or not process or not is_alive(process["pid"], process["start_time"]):
-            raise Failure(
-                "server_not_running",
-                f"launch {wanted.id}: the model server {wanted.server} that it uses is not running; start it first",
-            )
-        environment["OPENAI_BASE_URL"] = f"http://{loopback()}:{record['ports'][0]}/v1"
-        environment["OPENAI_API_KEY"] = key or "none"  # OpenAI's clients refuse to start without one
-        environment["OPENAI_MODEL"] = record["served_name"] or ""
+        server = connection(root.launch(wanted.server), f"launch {wanted.id}")
+        environment["OPENAI_BASE_URL"] = f"http://{server['host']}:{server['port']}/v1"
+        environment["OPENAI_API_KEY"] = server["api_key"] or "none"  # OpenAI's clients refuse to start without one
+        environment["OPENAI_MODEL"] = server["served_name"] or ""
     return environment
+
+
+def connection(server: Launch, who: str) -> Json:
+    """Return how a running model server is reached on this machine, with its key."""
+    record, process = server.read("record.json") or {}, server.process()
+    if not record.get("ports") or not process or not is_alive(process["pid"], process["start_time"]):
+        raise Failure("server_not_running", f"{who}: the model server {server.id} is not running; start it first")
+    return {
+        "host": loopback(),
+        "port": record["ports"][0],
+        "api_key": server.api_key(),
+        "served_name": record["served_name"],
+    }
 
 
 def _make_api_key(launch: Launch) -> str:
@@ -3073,11 +3080,16 @@ def without_credentials(text: str) -> str:
     return re.sub(r"://[^/\s@]+@", "://***@", text)
 
 
-def keep_hf_token(token: str) -> Json:
-    """Write a token where Hugging Face's own programs look for it; another one that is there stays."""
+def hf_token_path() -> str:
+    """Return where Hugging Face's own programs look for their token."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     path = os.environ.get("HF_TOKEN_PATH") or f"{os.environ.get('HF_HOME') or cache + '/huggingface'}/token"
-    path = os.path.expanduser(path)
+    return os.path.expanduser(path)
+
+
+def keep_hf_token(token: str) -> Json:
+    """Write a token where Hugging Face's own programs look for it; another one that is there stays."""
+    path = hf_token_path()
     before = (read_bytes(path) or b"").strip()
     if before and before != token.encode():
         raise Failure(
@@ -3091,7 +3103,64 @@ def keep_hf_token(token: str) -> Json:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Whether a machine is fit
+
+
+def examine(root: Root, folder: Optional[str]) -> Json:
+    """Return what may be in the way on this machine and no inventory tells; nothing of it stays."""
+    import tempfile
+
+    problem, bounded = "", False
+    try:
+        with tempfile.NamedTemporaryFile(dir=root.path) as file:
+            file.write(b" " * 4096)
+            file.flush()
+            bounded = _punch_hole(file.name, 0, 4096)
+    except OSError as error:
+        problem = f"{root.path}: {error.strerror}"
+    home = os.statvfs(os.path.expanduser("~"))
+    return {
+        "write_problem": problem,
+        "disk_free_bytes": home.f_bavail * home.f_frsize,
+        "bounds_logs": bounded,
+        "reaps_orphans": _reaps_orphans(),
+        # Whether there is one, never what it is.
+        "hf_token": bool(os.environ.get("HF_TOKEN")) or os.path.exists(hf_token_path()),
+        "folder_writable": None if folder is None else os.access(os.path.expanduser(folder), os.W_OK | os.X_OK),
+    }
+
+
+def _reaps_orphans() -> bool:
+    """Return whether whoever adopts orphans here (PID 1 of a container, often) takes their exit codes."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        orphan = os.fork()
+        if orphan:
+            os.write(writing, b"%d" % orphan)
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writing)
+    orphan = int(os.read(reading, 32))
+    os.close(reading)
+    deadline = time.monotonic() + 1.0
+    while os.path.exists(f"/proc/{orphan}"):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Verbs
+
+
+def do_examine(request: Request, root: Root, caller: Caller) -> Json:
+    """Answer ``examine``."""
+    del caller
+    folder = request.optional_text("folder")
+    request.finish()
+    return examine(root, folder)
 
 
 def do_inventory(request: Request, root: Root, caller: Caller) -> Json:
@@ -3171,6 +3240,14 @@ def do_read_log(request: Request, root: Root, caller: Caller) -> Json:
     return read_log(launch, offset, limit, since, follow, caller)
 
 
+def do_connection(request: Request, root: Root, caller: Caller) -> Json:
+    """Answer ``connection``: where a model server listens, and its key, for whoever may log in here."""
+    del caller
+    launch = root.launch(request.text("id"))
+    request.finish()
+    return connection(launch, "connection")
+
+
 def do_log_tail(request: Request, root: Root, caller: Caller) -> Json:
     """Answer ``log_tail``: the last 4 KiB of a log as they may be kept anywhere, without the launch's secrets."""
     del caller
@@ -3205,6 +3282,8 @@ VERBS: Dict[str, Callable[[Request, Root, Caller], Json]] = {
     "stop": do_stop,
     "run": do_run,
     "read_log": do_read_log,
+    "connection": do_connection,
+    "examine": do_examine,
     "log_tail": do_log_tail,
     "setup_step": do_setup_step,
     "hf_token": do_hf_token,

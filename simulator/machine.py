@@ -25,7 +25,7 @@ from simulator.control import ControlServer
 from simulator.folder import MachineFolder, SimulationError
 from simulator.models import Process, Settings
 from simulator.network import Network
-from simulator.ssh_server import SshServer, pipes
+from simulator.ssh_server import SshServer, Terminal, in_terminal, pipes
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -80,10 +80,15 @@ class Machine:
 
     # ---- processes
 
-    def start(self, command: str | None) -> subprocess.Popen[bytes]:
+    def start(self, command: str | None, terminal: Terminal | None = None) -> subprocess.Popen[bytes]:
         """Start the command of an SSH session, as sshd would."""
         arguments = ["/bin/sh"] if command is None else ["/bin/sh", "-c", command]
-        process = pipes(arguments, self._environment(), str(self._folder.home))
+        environment, home = self._environment(), str(self._folder.home)
+        if terminal is None:
+            process = pipes(arguments, environment, home)
+        else:
+            login = command is None
+            process = in_terminal(["-/bin/sh"] if login else arguments, environment, home, terminal)
         self._sessions[process.pid] = (process, asyncio.get_running_loop().create_future())
         return process
 

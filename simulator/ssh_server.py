@@ -7,11 +7,14 @@ OpenSSH, a session ends when the command has ended and nobody holds its output o
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import socket
+import struct
 import subprocess
-from collections.abc import Awaitable, Callable
+import termios
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol, cast
 
 import asyncssh
@@ -24,11 +27,25 @@ _LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1", ""}
 class Processes(Protocol):
     """Starts the processes of sessions and waits for them; a negative exit code is a signal."""
 
-    def start(self, command: str | None) -> subprocess.Popen[bytes]:
-        """Start ``command`` by the shell, a shell that reads stdin for None, with pipes."""
+    def start(self, command: str | None, terminal: Terminal | None = None) -> subprocess.Popen[bytes]:
+        """Start ``command`` by the shell, a shell that reads stdin for None, with pipes or in the terminal."""
 
     def wait(self, process: subprocess.Popen[bytes]) -> asyncio.Future[int]:
         """Return a future of its exit code."""
+
+
+class Terminal:
+    """A terminal of the machine: the session reads and writes one end, the command has the other."""
+
+    def __init__(self, kind: str, size: tuple[int, int, int, int]) -> None:
+        self.kind = kind
+        self.outside, self.inside = os.openpty()
+        self.resize(size)
+
+    def resize(self, size: tuple[int, int, int, int]) -> None:
+        """Take a size (columns, lines, both in pixels); the kernel tells the command."""
+        columns, lines, width, height = size
+        fcntl.ioctl(self.outside, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, width, height))
 
 
 class SshServer:
@@ -48,7 +65,6 @@ class SshServer:
             server_version="podctl_simulation",
             password_auth=False,
             kbdint_auth=False,
-            allow_pty=False,
             agent_forwarding=False,
             encoding=None,
             line_editor=False,
@@ -100,6 +116,7 @@ class _Session(asyncssh.SSHServerSession[bytes]):
         self._processes = processes
         self._login_output = login_output
         self._command: str | None = None
+        self._terminal: Terminal | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._input = _Input(self)
         self._outputs: list[asyncio.ReadTransport] = []
@@ -116,18 +133,31 @@ class _Session(asyncssh.SSHServerSession[bytes]):
         self._command = command
         return True
 
+    def pty_requested(self, term_type: str, term_size: tuple[int, int, int, int], _modes: Mapping[int, int]) -> bool:
+        self._terminal = Terminal(term_type, term_size)
+        return True
+
+    def terminal_size_changed(self, width: int, height: int, pixwidth: int, pixheight: int) -> None:
+        if self._terminal is not None and not self._gone:
+            self._terminal.resize((width, height, pixwidth, pixheight))
+
     def session_started(self) -> None:
         self._running = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
         self.channel.write(self._login_output.encode())
-        self._process = process = self._processes.start(self._command)
+        self._process = process = self._processes.start(self._command, self._terminal)
         ended = self._processes.wait(process)
         loop = asyncio.get_running_loop()
-        stdin, _ = await loop.connect_write_pipe(lambda: self._input, process.stdin)
+        writing, reading = process.stdin, [(process.stdout, None), (process.stderr, asyncssh.EXTENDED_DATA_STDERR)]
+        if self._terminal is not None:
+            os.close(self._terminal.inside)
+            writing = os.fdopen(os.dup(self._terminal.outside), "wb", buffering=0)
+            reading = [(os.fdopen(self._terminal.outside, "rb", buffering=0), None)]
+        stdin, _ = await loop.connect_write_pipe(lambda: self._input, writing)
         self._input.connect(stdin)
         closed = []
-        for pipe, kind in ((process.stdout, None), (process.stderr, asyncssh.EXTENDED_DATA_STDERR)):
+        for pipe, kind in reading:
             output = _Output(self._write_to(kind))
             transport, _ = await loop.connect_read_pipe(lambda output=output: output, pipe)  # type: ignore[misc] # mypy cannot type defaults of a lambda
             self._outputs.append(transport)
@@ -155,7 +185,9 @@ class _Session(asyncssh.SSHServerSession[bytes]):
         self._input.write(data)
 
     def eof_received(self) -> bool:
-        self._input.end()
+        # A terminal has no end: what reads from it is told by the key for it, which is data like every other.
+        if self._terminal is None:
+            self._input.end()
         return True
 
     def signal_received(self, signame: str) -> None:
@@ -228,6 +260,25 @@ class _Output(asyncio.Protocol):
     def connection_lost(self, _exc: Exception | None) -> None:
         if not self.closed.done():
             self.closed.set_result(None)
+
+
+def in_terminal(
+    command: list[str], environment: dict[str, str], folder: str, terminal: Terminal
+) -> subprocess.Popen[bytes]:
+    """Start ``command`` with the terminal as its controlling one; the first word may carry a login shell's dash."""
+    inside = terminal.inside
+    return subprocess.Popen(
+        command,
+        executable=command[0].removeprefix("-"),
+        env={**environment, "TERM": terminal.kind},
+        cwd=folder,
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+        start_new_session=True,
+        # stdin is the terminal here
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0) and None,  # noqa: PLW1509 - a machine has one thread
+    )
 
 
 def pipes(command: list[str], environment: dict[str, str], folder: str) -> subprocess.Popen[bytes]:
