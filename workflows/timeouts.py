@@ -18,7 +18,8 @@ ATTEMPT: Final = timedelta(minutes=10)
 #: How long a task's activity waits for a worker of a pod's own queue before it is asked again which queue that is.
 TAKEN_UP: Final = timedelta(minutes=10)
 
-#: Pauses grow to 15 s: a machine that is away is asked four times a minute, and is back within 15 s when it returns.
+#: Pauses stay short: a watch lives for weeks, and each worker that died on it made the next pause longer. Machines that
+#: are away have pauses of their own (``remote/ssh.py``).
 UNTIL_DONE: Final = RetryPolicy(
-    initial_interval=timedelta(seconds=1), backoff_coefficient=2.0, maximum_interval=timedelta(seconds=15)
+    initial_interval=timedelta(seconds=1), backoff_coefficient=2.0, maximum_interval=timedelta(seconds=4)
 )

@@ -33,8 +33,9 @@ from workflows import names
 
 _PODS = 100
 _SERVERS = 10
-#: Pods whose servers are started at the same time: each start is a dozen processes.
-_AT_A_TIME = 2
+#: Pods that are registered, and pods whose servers are started, at the same time: each start is a dozen processes.
+_REGISTERED_AT_A_TIME = 8
+_STARTED_AT_A_TIME = 2
 #: Describe calls under way at a time.
 _LOOKS = 20
 #: Seconds for what the starts have set in motion to come to rest.
@@ -52,7 +53,7 @@ async def scale(folder: Path, tell: Callable[[str], None]) -> list[Figure]:
     """
     async with _fleet(folder) as fleet:
         began = time.monotonic()
-        await _for_each(fleet.machines, fleet.start, at_a_time=_AT_A_TIME)
+        await _for_each(fleet.machines, fleet.start, at_a_time=_STARTED_AT_A_TIME)
         tell(f"  {_PODS * _SERVERS} model servers are ready after {time.monotonic() - began:.0f} s")
         await asyncio.sleep(_SETTLING)
         return [*await _quiet(fleet), *await _worker_killed(fleet)]
@@ -136,7 +137,7 @@ async def _fleet(folder: Path) -> AsyncIterator[_Fleet]:
         try:
             server = (await embedded.up(paths, lambda _: None, port=port, ui_port=ui_port)).server
             fleet = _Fleet(paths, server, PodctlClient(await connect(paths)), machines)
-            await _for_each(machines, fleet.register, at_a_time=_AT_A_TIME)
+            await _for_each(machines, fleet.register, at_a_time=_REGISTERED_AT_A_TIME)
             yield fleet
         finally:
             await embedded.down(paths, lambda _: None)
