@@ -6,7 +6,7 @@ import typer
 
 from cli.complete import complete_pod
 from cli.context import chosen_pod, open_client
-from cli.output import INTERRUPTED, interruptible
+from cli.output import INTERRUPTED, interruptible, print_progress
 from cli.passphrases import passphrases
 
 PANEL = "GPU pods"
@@ -53,7 +53,7 @@ def _run(pod: str, command: str | None) -> None:
 
     async def joined() -> int:
         address = await (await open_client()).pod_address(pod)
-        return await run_in_terminal(address, command, passphrases())
+        return await run_in_terminal(address, command, passphrases(), print_progress)
 
     with interruptible("given up; what was started on the pod may go on there"):
         try:

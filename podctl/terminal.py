@@ -30,16 +30,19 @@ _ENDING = (signal.SIGTERM, signal.SIGHUP)
 _Process = asyncssh.SSHClientProcess[bytes]
 
 
-async def run_in_terminal(address: PodAddress, command: str | None, passphrases: Passphrases | None) -> int:
+async def run_in_terminal(
+    address: PodAddress, command: str | None, passphrases: Passphrases | None, tell: Callable[[str], None]
+) -> int:
     """Run ``command`` by the remote login shell (None: that shell itself); return its exit code, 128 + n for a signal.
 
-    Raises what ``remote.ssh.connect`` raises, and ``Unreachable`` if the connection is lost before the end.
+    ``tell`` hears that Ctrl-C was sent on as a signal. Raises what ``remote.ssh.connect`` raises, and ``Unreachable``
+    if the connection is lost before the end.
     """
     terminal = all(os.isatty(number) for number in ((0, 1, 2) if command is not None else (0, 1)))
     connection = await connect(address, passphrases)
     try:
         process = await _start(connection, address, command, terminal=terminal)
-        with _raw_mode(process) if terminal else _interrupts(process):
+        with _raw_mode(process) if terminal else _interrupts(process, tell):
             return await _joined(process, address)
     finally:
         connection.abort()
@@ -133,7 +136,7 @@ def _raw_mode(process: _Process) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _interrupts(process: _Process) -> Iterator[None]:
+def _interrupts(process: _Process, tell: Callable[[str], None]) -> Iterator[None]:
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - we are in one
     count = 0
@@ -144,6 +147,10 @@ def _interrupts(process: _Process) -> Iterator[None]:
         if count > 1:
             task.cancel()
         else:
+            # OpenSSH's sshd passes signals on to a user's command, but not to root's.
+            tell(
+                "Ctrl-C is sent to the command; a second one leaves it alone, still running if its sshd passed none on"
+            )
             process.send_signal("INT")
 
     with _handlers({signal.SIGINT: interrupted}):

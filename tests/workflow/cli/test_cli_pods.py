@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
+import asyncssh
 import pytest
 
 from podctl.client import PodctlClient
@@ -151,3 +153,22 @@ async def test_what_is_no_ssh_line_or_name_is_a_usage_error(podctl_without_worke
     [port] = free_ports(1)
     nobody = await podctl_without_worker("pods", "add", "x", f"ssh -p {port} root@127.0.0.1", status=1)
     assert "pod x is unreachable" in nobody.errors
+
+
+async def test_a_key_that_openssh_knows_is_pinned_without_a_question_and_what_is_left_out_is_told(
+    podctl: CommandLine, machine: SimulatedMachine, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    known, name = tmp_path / "known", unique("pod")
+    ssh = f"{machine.ssh_command} -o UserKnownHostsFile={known} -L 8080:localhost:8080"
+    other = asyncssh.generate_private_key("ssh-ed25519")
+    public = " ".join(other.export_public_key().decode().split()[:2])
+    known.write_text(f"[{machine.address}]:{machine.port} {public}\n")
+    refused = await podctl("pods", "add", name, ssh, status=1)
+    assert f"{known} line 1 has another one" in refused.errors
+    assert other.get_fingerprint() in refused.errors
+    known.write_text(f"[{machine.address}]:{machine.port} {machine.host_key}\n")
+    added = await podctl("pods", "add", name, ssh)
+    assert machine.fingerprint in added.output
+    assert f"knows already ({known} line 1)" in added.errors
+    assert "left out of the SSH line: -L 8080:localhost:8080: podctl connect" in added.errors
+    await podctl("pods", "remove", name, "--lost")

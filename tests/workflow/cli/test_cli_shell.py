@@ -58,7 +58,8 @@ async def test_a_shell_has_the_terminal_its_keys_and_its_size(podctl: CommandLin
         terminal.resize(123, 45)
         terminal.type("sleep 0.2; stty size\n")
         await terminal.shows("45 123")
-        terminal.type("cat\n")
+        terminal.type("echo to''cat; cat\n")
+        await terminal.shows("tocat\r\n")
         terminal.type("typed\n")
         await terminal.shows("typed\r\ntyped\r\n")
         terminal.type("\x03")
@@ -119,6 +120,16 @@ async def test_ctrl_c_is_sent_on_where_there_is_no_terminal(
         return not [process for process in await machine.processes() if process.title == "sleep 1001"]
 
     await eventually(gone, "the command has ended")
+
+
+async def test_a_second_ctrl_c_leaves_the_command(podctl: CommandLine, gpu_pod: str) -> None:
+    assert gpu_pod
+    async with podctl.started("ssh", "trap '' INT; echo ready; sleep 30") as program:
+        await program.line("ready")
+        program.interrupt()
+        assert "a second one" in await program.error_line("Ctrl-C")
+        program.interrupt()
+        assert (await program.ended()).status == 130
 
 
 async def test_a_passphrase_is_asked_for_at_the_terminal_and_not_shown(
