@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from podlet import podlet
 from tests.activity.podlet_harness import Conversation, Json, Machine, beat_of, say, seen, serve, wait_until
 
 LAUNCH = "pod/tiny/1"
@@ -230,3 +232,31 @@ def test_what_a_watch_keeps_may_be_broken(machine: Machine) -> None:
     machine.path(LAUNCH, "watched.json").write_text("{")
     second = machine.start("watch", **QUICK)
     beat_of(second, LAUNCH, lambda beat: beat["idle_since"], "a count begins anew")
+
+
+def test_a_strike_needs_counters_that_stand_still(tmp_path: Path) -> None:
+    now = time.monotonic()
+    pulse = podlet.Pulse(
+        podlet.Pace(podlet.Request({"verb": "watch"})), podlet.Kept(str(tmp_path / "kept")), ready_at=now
+    )
+
+    def metrics(generated: int) -> None:
+        pulse.take(podlet.parse_metrics(b"vllm:generation_tokens_total %d" % generated), now)
+
+    metrics(1)
+    for generated in (2, 2, 2):  # after the first canary was asked for, one token more, and then none
+        assert pulse.problem is None
+        now = pulse.next_canary
+        assert pulse.wants_canary(now)
+        pulse.begin_canary(now)
+        metrics(generated)
+        pulse.end_canary(is_answered=False, now=now + 20)
+        now += 21
+        metrics(2)
+    assert pulse.problem is None, "two strikes"
+    now = pulse.next_canary
+    pulse.begin_canary(now)
+    pulse.end_canary(is_answered=False, now=now + 20)
+    assert pulse.problem is None, "not before the counters were read again"
+    metrics(2)
+    assert pulse.problem == HUNG

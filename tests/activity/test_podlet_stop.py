@@ -337,6 +337,21 @@ def test_a_stop_before_the_exec_prevents_it(machine: Machine) -> None:
     assert not ran.exists()
 
 
+def test_a_stop_that_is_only_written_down_prevents_the_exec_too(machine: Machine) -> None:
+    machine.hold("launch.before-exec")
+    machine.hold("stop.before-term")
+    ran = machine.folder / "ran"
+    launch = machine.start("launch", id="pod/job/1", kind="run", argv=["touch", str(ran)])
+    machine.reached("launch.before-exec")
+    stop = machine.start("stop", id="pod/job/1", grace=5)
+    machine.reached("stop.before-term")
+    machine.release("launch.before-exec")
+    assert launch.result()["exit"]["error"] == "stopped before it ran"
+    machine.release("stop.before-term")
+    assert stop.result()["state"] == "stopped"
+    assert not ran.exists()
+
+
 def test_a_stop_finishes_without_its_caller(machine: Machine) -> None:
     machine.serve("pod/tiny/1", "--engine", "--ignore-term")
     machine.hold("stop.before-kill")
