@@ -427,13 +427,13 @@ def careless_init() -> Iterator[None]:
 def test_what_died_and_was_never_reaped_is_gone(machine: Machine) -> None:
     machine.gpus(1)
     machine.serve("pod/tiny/1", "--engine", "--memory=60000", gpus=[{"uuid": "GPU-0", "share": 0.9}])
-    tree = [machine.pid(role) for role in ("root", "engine", "worker")]
+    tree = [machine.pid(role) for role in ("root", "engine")]  # the engine may reap its worker before it dies itself
     machine.kill_supervisor("pod/tiny/1")
     machine.kill("root")
     assert machine.observe("pod/tiny/1")["members"] == 2
     result = machine.call("stop", id="pod/tiny/1", grace=0)
     assert (result["state"], result["killed"]) == ("stopped", 2)
-    assert [state_of(pid) for pid in tree] == ["Z", "Z", "Z"]
+    assert [state_of(pid) for pid in tree] == ["Z", "Z"]
     seen = machine.observe("pod/tiny/1")
     assert (seen["state"], seen["members"]) == ("exited", 0)
 
