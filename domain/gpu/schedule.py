@@ -259,8 +259,11 @@ def _watch(state: GpuPodState) -> Watch:
         boot=state.boot,
         beliefs=beliefs,
         expected=_expected(state),
-        # A launch that nobody has seen yet counts as a newer one: it may have died by the time it is first looked for.
-        counters={s.name: s.counter - (s.holds_lease and s.belief is None) for s in state.servers.values()},
+        # A launch that nobody has seen running counts as a newer one: it may have died by the time it is looked for.
+        counters={
+            s.name: s.counter - (s.holds_lease and (s.belief is None or s.state == "launching"))
+            for s in state.servers.values()
+        },
         counter_floor=state.counter_floor,
         loading=tuple(
             launch_id for launch_id, server in held.items() if server.state == "loading" and server.adopted is None

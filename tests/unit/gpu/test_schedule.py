@@ -171,6 +171,9 @@ def test_a_launch_that_died_before_it_was_seen_is_news_to_whichever_watch_is_the
     died = exited(LAUNCH, code=1)
     for watch in watches:
         assert newer((died,), pod.state.name, watch.counters, watch.counter_floor) == {LAUNCH}
+    pod.observe_one(running(LAUNCH, state="starting", pid=None, boot=None))
+    watch = watch_of(pod)
+    assert newer((died,), pod.state.name, watch.counters, watch.counter_floor) == {LAUNCH}
     pod.launched()
     assert sees_news(pod, died)
     pod.observe(died)
