@@ -109,10 +109,12 @@ class Conversation:
             self._buffer += piece
 
     def read_until(self, condition: Callable[[Json], object], what: str) -> Json:
-        """Return the first line for which ``condition`` holds."""
+        """Return the first line for which ``condition`` holds; beats come for ever, and are not waited for so long."""
+        deadline = time.monotonic() + 2 * DEADLINE
         while True:
             line = self.read()
             assert line is not None, f"the output ended before: {what}; {self.error_text()}"
+            assert time.monotonic() < deadline, f"after {2 * DEADLINE:g} s still not: {what}; {line}"
             if condition(line):
                 return line
 
