@@ -21,6 +21,7 @@ from podctl.connection import connect
 from podctl.paths import PodctlPaths
 from remote.podlet import Podlet
 from remote.ssh import SshPool
+from workflows.plugin import project_plugin
 from workflows.task_queues import DEFAULT_TASK_QUEUE
 
 #: Activities wait on networks, not on processors: a thousand watches cost a twentieth of a core.
@@ -61,7 +62,7 @@ def build_worker(client: Client, pool: SshPool, task_queue: str = DEFAULT_TASK_Q
 
 async def serve(task_queue: str) -> None:
     """Work until TERM or INT. Raises ``podctl.connection.NoServer``."""
-    client = await connect()
+    client = await connect(plugins=[project_plugin()])
     pool = SshPool()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

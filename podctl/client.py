@@ -14,7 +14,7 @@ import uuid
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 from temporalio.api.enums.v1 import PendingActivityState
@@ -43,9 +43,12 @@ from domain.task.commands import Envelope as TaskEnvelope
 from domain.task.commands import TaskCommand
 from domain.task.models import TaskInput, TaskState
 from domain.task.rules import create_task
-from podctl.events import Log, follow_changes, follow_events, read_log
+from podctl.history import follow_changes
 from workflows import names
 from workflows.task_queues import DEFAULT_TASK_QUEUE
+
+if TYPE_CHECKING:
+    from podctl.events import Log
 
 #: Seconds that a command waits for a worker to process it.
 ANSWER_TIMEOUT = 5.0
@@ -251,8 +254,10 @@ class PodctlClient:
 
     # -- both ----------------------------------------------------------------------------------------------------
 
-    async def log(self, workflow_id: str) -> Log:
+    async def log(self, workflow_id: str) -> "Log":
         """Return a workflow's event log, from its histories. Raises ``NotFound``. Needs no worker."""
+        from podctl.events import read_log  # and with it all workflows: most commands read no log
+
         try:
             return await read_log(self.temporal, workflow_id)
         except RPCError as error:
@@ -260,6 +265,8 @@ class PodctlClient:
 
     async def follow(self, workflow_id: str, since: int = 0) -> AsyncIterator[Event]:
         """Give events after ``since`` as they happen, until the workflow closes. Needs no worker."""
+        from podctl.events import follow_events
+
         try:
             async for event in follow_events(self.temporal, workflow_id, since):
                 yield event

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from temporalio.client import Client, Plugin
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.converter import DataConverter
 from temporalio.envconfig import ClientConfigProfile, ClientConnectConfig
 
 from domain.errors import BadInput
@@ -66,19 +68,23 @@ def target_of(server: ServerProcess) -> Target:
     return Target(server.address, DEFAULT_NAMESPACE, "podctl up", embedded=True, settings={})
 
 
-async def connect(paths: PodctlPaths | None = None) -> Client:
-    """Return a client with the project's plugin; raises NoServer within three seconds when no server answers."""
-    from workflows.plugin import project_plugin  # only here: what never touches a workflow need not load them
+async def connect(paths: PodctlPaths | None = None, *, plugins: Sequence[Plugin] = ()) -> Client:
+    """Return a client that speaks with our workflows; raises NoServer within three seconds when no server answers.
 
-    return await connect_to(target(paths or PodctlPaths.from_environment()), plugins=[project_plugin()])
+    A worker brings the project's plugin. Without it no workflow is loaded, which takes longer than most commands.
+    """
+    chosen = target(paths or PodctlPaths.from_environment())
+    return await connect_to(chosen, plugins=plugins, data_converter=pydantic_data_converter)
 
 
-async def connect_to(chosen: Target, *, plugins: Sequence[Plugin] = ()) -> Client:
-    """Return a client for ``chosen``, by default without the project's plugin; raises NoServer as ``connect`` does."""
+async def connect_to(
+    chosen: Target, *, plugins: Sequence[Plugin] = (), data_converter: DataConverter = DataConverter.default
+) -> Client:
+    """Return a client for ``chosen``, by default without anything of ours; raises NoServer as ``connect`` does."""
     settings: ClientConnectConfig = {**chosen.settings, "target_host": chosen.address, "namespace": chosen.namespace}
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
-            return await Client.connect(**settings, plugins=plugins)
+            return await Client.connect(**settings, plugins=plugins, data_converter=data_converter)
     except TimeoutError as error:
         raise NoServer(_no_server(chosen, f"no answer within {CONNECT_TIMEOUT:g} s")) from error
     except RuntimeError as error:

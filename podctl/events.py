@@ -24,6 +24,7 @@ from temporalio.worker import (
 )
 
 from domain.entity import EntityState, Event
+from podctl.history import follow_history, is_closed
 from workflows.entity import Entity
 from workflows.plugin import project_plugin
 
@@ -112,7 +113,7 @@ async def read_log(client: Client, workflow_id: str) -> Log:
         state=entities[-1].state,
         events=tuple(events),
         missing_through=entities[0].state.sequence - len(entities[0].events),
-        closed=_is_closed(newest.events[-1]),
+        closed=is_closed(newest.events[-1]),
         run_id=newest.run_id,
         last_event_id=newest.events[-1].event_id,
     )
@@ -130,53 +131,12 @@ async def follow_events(client: Client, workflow_id: str, since: int = 0) -> Asy
             yield event
     if log.closed:
         return
-    async for history in _follow_history(client, workflow_id, log.run_id, log.last_event_id):
+    async for history in follow_history(client, workflow_id, log.run_id, log.last_event_id):
         entity = await replay_run(WorkflowHistory(workflow_id, list(history)))
         for event in _with_clients(entity, history):
             if event.sequence > since:
                 since = event.sequence
                 yield event
-
-
-async def follow_changes(client: Client, workflow_id: str) -> AsyncIterator[None]:
-    """Give a sign now and each time that a worker has done something, until the workflow closes.
-
-    For who wants the newest state only: replaying a long history takes longer than asking a worker. Raises as
-    ``read_log`` does.
-    """
-    described = await client.get_workflow_handle(workflow_id).describe()
-    yield
-    async for _ in _follow_history(client, workflow_id, described.run_id, described.history_length):
-        yield
-
-
-async def _follow_history(
-    client: Client, workflow_id: str, run_id: str, read_through: int
-) -> AsyncIterator[list[HistoryEvent]]:
-    """Give a run's history whenever a worker has processed more of it, then its successor's, until the last closes."""
-    while True:
-        handle = client.get_workflow_handle(workflow_id, run_id=run_id)
-        history: list[HistoryEvent] = []
-        next_run: str | None = None
-        async for item in handle.fetch_history_events(wait_new_event=True):
-            take_in(history, item)
-            if item.event_id <= read_through:
-                continue
-            if item.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW:
-                next_run = item.workflow_execution_continued_as_new_event_attributes.new_execution_run_id
-            if item.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED or _is_closed(item) or next_run:
-                yield history
-        if next_run is None:
-            return
-        run_id, read_through = next_run, 0
-
-
-def take_in(history: list[HistoryEvent], item: HistoryEvent) -> None:
-    """Add an event to the history of a run that is being followed.
-
-    The server's long poll shows the next workflow task before it is written down; what then comes under its ids counts.
-    """
-    history[item.event_id - 1 :] = [item]
 
 
 async def _fetch_runs(client: Client, workflow_id: str) -> tuple[WorkflowHistory, list[WorkflowHistory]]:
@@ -268,13 +228,3 @@ def _processed_through(history: Sequence[HistoryEvent]) -> int:
     """Return how many events there are up to the end of the last workflow task that was completed."""
     completed = EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
     return max((index + 1 for index, event in enumerate(history) if event.event_type == completed), default=0)
-
-
-def _is_closed(event: HistoryEvent) -> bool:
-    return event.event_type in {
-        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED,
-        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED,
-        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED,
-        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED,
-        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TIMED_OUT,
-    }

@@ -27,7 +27,8 @@ from domain.task.commands import PostMessage
 from domain.task.models import TaskState
 from podctl.client import NoWorker, PodctlClient
 from podctl.embedded import DYNAMIC_CONFIGURATION, temporal_program
-from podctl.events import read_log, take_in
+from podctl.events import read_log
+from podctl.history import take_in
 from remote.ssh import SshPool
 from simulator.api import SimulatedMachine
 from tests.workflow.support import Pod, Task, Tasks, eventually, register
