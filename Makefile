@@ -25,7 +25,7 @@ demo:
 
 test:
 	@$(PYTHON) tools/bootstrap.py development
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile tests $(SYSTEM_TESTS:%=--ignore=%) --ignore=tests/bench
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal tests $(SYSTEM_TESTS:%=--ignore=%) --ignore=tests/bench
 	@echo "left to make test-system: $(SYSTEM_TESTS) (OpenSSH sshd, Chromium, kill -9 at every step)"
 
 test-system:

@@ -16,7 +16,7 @@ One launch on disk, ``{root}/launches/{a}/{b}/{c}/``::
     exit.json       how its first process ended, as its supervisor saw it
     ended.json      nothing of it lives any more
     noted.json      what a dead supervisor or engine could no longer tell: processes, shared memory
-    ready.json      the process that answered a completion
+    ready.json      the process that answered a completion, and the shared memory that was in use then
     watched.json    what only watching tells: progress until ready, then counters, last use, unanswered completions
     stop.json       a stop was asked for: what has not been exec'ed never will be
     stopped.json    the result of a verified stop
@@ -1640,17 +1640,22 @@ def _become_program(order: Json, go: int) -> None:
         os.execve(order["program"], order["arguments"], order["environment"])  # noqa: S606 - no shell is wanted
 
 
+MADE_WITHIN = 600.0  # seconds after which a program that nobody called ready is taken to have made what it makes
+
+
 def _keep_exit(folder: str, child: _Child, keeper: LogKeeper) -> None:
     """Wait for the program's end and write it down; keep its log, reap adopted orphans and take notes meanwhile."""
     noted: Json = {"processes": [], "shared_memory": []}
-    pause = 1.0
-    next_note = time.monotonic() + pause
+    began = time.monotonic()
+    pause = 0.1
+    next_note = began + pause
     while True:
         ended = _wait(child, min(keeper.look(), max(0.0, next_note - time.monotonic())))
         if ended is None and time.monotonic() >= next_note:
+            is_made = os.path.exists(f"{folder}/ready.json") or time.monotonic() - began > MADE_WITHIN
             _note(folder, noted)
-            # Soon at first, when everything is made; later only what changes in the long run.
-            pause = min(pause * 2, 60.0)
+            # Often while everything is being made; later only what changes in the long run.
+            pause = min(pause * 2, 60.0 if is_made else 1.0)
             next_note = time.monotonic() + pause
         elif ended is not None and ended[0] == child.pid:
             status = ended[1]
@@ -1842,7 +1847,8 @@ class Stop:
             self._give_up_after(DEATH_TAKES_AT_MOST, "its supervisor has not started its process")
             time.sleep(0.02)
         noted = self.launch.read("noted.json") or {"processes": [], "shared_memory": []}
-        self.shared_memory.update(noted["shared_memory"])
+        ready = self.launch.read("ready.json") or {}
+        self.shared_memory.update(noted["shared_memory"], ready.get("shared_memory", ()))
         if self.launch.process():
             self.seen.update(pid for pid, _ in noted["processes"])
 
@@ -2925,7 +2931,10 @@ class Watch:
             seen = server.observation
             if server.probe and server.probe.readiness == "ready" and seen["readiness"] != "ready":
                 seen["readiness"] = "ready"
+                # An engine that is killed cannot tell any more what it left in memory: noted before anybody may know.
+                memory = [shared_memory_of(one.pid) for one in server.launch.members(ProcessTable())]
                 ready = {"pid": seen["pid"], "start_time": seen["start_time"], "at": time.time()}
+                ready["shared_memory"] = sorted(set().union(*memory))
                 write_json(server.launch.path("ready.json"), ready)
 
     def _tell_changes(self) -> None:

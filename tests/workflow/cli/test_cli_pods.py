@@ -122,7 +122,7 @@ async def test_which_pod_is_active(podctl: CommandLine, gpu_pod: str) -> None:
     assert unknown.errors.startswith("error: unknown_pod")
     assert gpu_pod in unknown.errors
     elsewhere = await podctl("list", "--pod", "nobody", status=1)
-    assert gpu_pod in elsewhere.errors
+    assert "no GPU pod 'nobody'; there are: " in elsewhere.errors
 
 
 @pytest.mark.parametrize(
