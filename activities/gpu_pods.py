@@ -9,7 +9,15 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.secrets import SERVER_SECRETS, find_secrets
-from activities.support import DEFINITE_REFUSALS, heartbeating, pod_address, pod_address_for, pod_memo, remote_errors
+from activities.support import (
+    DEFINITE_REFUSALS,
+    MACHINE_ERRORS,
+    heartbeating,
+    pod_address,
+    pod_address_for,
+    pod_memo,
+    remote_errors,
+)
 from domain.gpu.beliefs import differs, merge, newer
 from domain.gpu.budgets import is_due, is_stalled
 from domain.gpu.commands import (
@@ -98,7 +106,7 @@ class GpuPodActivities:
             try:
                 result = await self._podlet.call(address, verb, request)
             except PodletError as error:
-                if error.code not in DEFINITE_REFUSALS:
+                if error.code not in DEFINITE_REFUSALS | MACHINE_ERRORS:
                     raise
                 return LaunchOutput(
                     report=LaunchFailed(launch_id=launch.launch_id, code=error.code, message=_short(error))
@@ -289,7 +297,9 @@ def _needs_explanation(look: InspectInput | WatchInput, launch: Observation) -> 
 def _owned(look: InspectInput | WatchInput, seen: PodObservation) -> frozenset[str]:
     """Return the launches whose end matters to the pod's workflow."""
     if isinstance(look, InspectInput):
-        return frozenset(look.expected)
+        # One that is being launched is not expected yet, and may have died in its first moments.
+        unsettled = [launch.id for launch in seen.launches if launch.stopped is None]
+        return frozenset(look.expected) | {one for one in unsettled if one.startswith(f"{look.pod}/")}
     return frozenset(look.expected) | newer(seen.launches, look.pod, look.counters, look.counter_floor)
 
 

@@ -47,6 +47,11 @@ DEFINITE_REFUSALS = frozenset(
 )
 
 
+#: What the podlet says of a machine that does not let it work: for a person, not for endless tries. What a launch left
+#: half done is looked after by the verified stop that follows.
+MACHINE_ERRORS = frozenset({"disk_full", "machine_error"})
+
+
 @contextlib.asynccontextmanager
 async def heartbeating(details: Callable[[], Any] = lambda: None) -> AsyncIterator[None]:
     """Heartbeat with ``details()`` while the block runs, so that a dead worker is noticed and a live one hears."""

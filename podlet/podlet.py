@@ -1100,6 +1100,8 @@ def launch_once(root: Root, wanted: LaunchRequest) -> Tuple[Launch, bool]:
             secrets.append(environment["VLLM_API_KEY"])
         if wanted.kind == "server":
             environment["VLLM_RPC_BASE_PATH"] = launch.socket_folder()
+            # For what it leaves in a folder for temporary files: the rendezvous of its workers, when they are killed.
+            environment.setdefault("TMPDIR", launch.socket_folder())
             make_private(environment["VLLM_RPC_BASE_PATH"])
         # Held from before the record until the supervisor ends: a record without process.json whose lock is free
         # can therefore only be one that never ran.
@@ -2276,7 +2278,7 @@ METRICS = {
 CANARY_ADDS = {"generation_tokens": 1.0, "prompt_tokens": 8.0, "finished": 1.0}  # to the counters, at most
 # For progress only; readiness never depends on them. From vLLM's log lines, in the order in which they come.
 STAGES = (
-    ("download", (b"Downloading", b"download", b"Fetching ", b".safetensors: ")),
+    ("download", (b"Downloading", b"downloading", b"Fetching ", b".safetensors: ")),  # not download_dir=None
     ("load", (b"Starting to load model", b"Loading safetensors", b"Loading weights")),
     ("compile", (b"Warming up", b"torch.compile", b"Capturing CUDA graph", b"KV cache size")),
     ("serve", (b"Starting vLLM server", b"Application startup complete")),
@@ -3328,7 +3330,8 @@ def main() -> int:
             return 1
         except OSError as error:
             message = f"{error}; look at the machine's disk and permissions, then ask again"
-            caller.send("error", code="machine_error", message=message)
+            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            caller.send("error", code="disk_full" if is_full else "machine_error", message=message)
             return 1
         except CallerLost:
             raise

@@ -139,7 +139,8 @@ def launch_failed(draft: Draft, command: LaunchFailed) -> None:
         ended = draft.end(server, "not_launched", "stopped", refused_launches=server.refused_launches + 1)
         requeue(draft, ended)
         return
-    reason = failure(_NOT_LAUNCHED.get(command.code, "unknown"), command.message)
+    kind: FailureType = "disk_full" if command.code == "disk_full" else _NOT_LAUNCHED.get(command.code, "unknown")
+    reason = failure(kind, command.message)
     server = draft.fail(server, reason)
     if command.code in _NOT_LAUNCHED:
         draft.end(server, "not_launched", "failed")

@@ -223,6 +223,7 @@ def test_a_server_gets_its_key_ports_gpus_and_a_short_socket_folder(machine: Mac
     assert len(key) > 30
     assert len(environment["VLLM_RPC_BASE_PATH"]) < 40
     assert Path(environment["VLLM_RPC_BASE_PATH"]).is_dir()
+    assert environment["TMPDIR"] == environment["VLLM_RPC_BASE_PATH"]
     wait_until(lambda: machine.observe("pod/tiny/1")["last_line"] == "127.0.0.1", "the address took its place")
     assert machine.read("pod/tiny/1", "record.json")["memory_before"] == {"GPU-2": 0, "GPU-1": 0}
     machine.call("stop", id="pod/tiny/1", grace=1)

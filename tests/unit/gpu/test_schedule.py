@@ -181,3 +181,14 @@ def test_a_launch_that_died_before_it_was_seen_is_news_to_whichever_watch_is_the
     assert not sees_news(pod, died)
     watch = watches[0]
     assert newer((exited("other/qwen/7"),), pod.state.name, watch.counters, watch.counter_floor) == set()
+
+
+def test_a_launch_that_was_seen_before_it_ran_is_asked_for_the_end_of_its_log_when_it_dies() -> None:
+    pod = Pod(inventory(1))
+    pod.start()
+    pod.observe_one(Observation(id=LAUNCH, state="starting", boot="boot-1"), expected=())
+    assert pod.server().state == "launching"
+    watch = watch_of(pod)
+    assert newer((exited(LAUNCH),), pod.state.name, watch.counters, watch.counter_floor) == {LAUNCH}
+    assert sees_news(pod, exited(LAUNCH))
+    assert not sees_news(pod, Observation(id=LAUNCH, state="starting", boot="boot-1"))
