@@ -8,12 +8,14 @@ SYSTEM_TESTS := tests/system tests/chaos
 LOCK := uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --universal \
 	--python-version 3.11 --custom-compile-command "make lock" pyproject.toml tools/build-requirements.txt
 
-.PHONY: help demo test test-system check bench lock clean
+.PHONY: help demo test test-system test-vllm failures check bench lock clean
 
 help:
 	@echo "make demo         a task from wish to completed on a simulated GPU pod, with the worker killed on the way"
 	@echo "make test         every test that needs nothing but Python"
 	@echo "make test-system  the tests against a real OpenSSH sshd, Chromium, and kill -9"
+	@echo "make test-vllm    the tests with a real vLLM: make test-vllm VLLM=/path/to/bin/vllm MODEL=/path/to/model"
+	@echo "make failures     docs/failures.md anew: makes each failure happen, and writes what was seen"
 	@echo "make check        lint, format, types"
 	@echo "make bench        measurements side by side; writes build/bench.json"
 	@echo "make lock         resolve the locked dependencies anew (needs uv)"
@@ -25,13 +27,24 @@ demo:
 
 test:
 	@$(PYTHON) tools/bootstrap.py development
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal tests $(SYSTEM_TESTS:%=--ignore=%) --ignore=tests/bench
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal tests $(SYSTEM_TESTS:%=--ignore=%) --ignore=tests/bench --ignore=tests/vllm
 	@echo "left to make test-system: $(SYSTEM_TESTS) (OpenSSH sshd, Chromium, kill -9 at every step)"
 
 test-system:
 	@$(PYTHON) tools/bootstrap.py development
 	@$(BIN)/python tools/system_programs.py
 	$(BIN)/python -m pytest $(SYSTEM_TESTS)
+
+test-vllm:
+	@test -x "$(VLLM)" -a -d "$(MODEL)" || { echo "usage: make test-vllm VLLM=/path/to/bin/vllm MODEL=/folder/of/a/model" \
+		"(a real vLLM that runs on this machine's CPU, and a model with a chat template that is small enough)" >&2; exit 2; }
+	@$(PYTHON) tools/bootstrap.py development
+	$(BIN)/python -m pytest -s tests/vllm --vllm-program "$(VLLM)" --vllm-model "$(MODEL)"
+
+failures:
+	@$(PYTHON) tools/bootstrap.py development
+	-$(BIN)/python -m pytest tests/chaos/test_failure_matrix.py
+	cp build/failures.md docs/failures.md
 
 check:
 	@$(PYTHON) tools/bootstrap.py development

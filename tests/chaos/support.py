@@ -41,16 +41,16 @@ MODEL = "org/tiny"
 _SERVER_BANNER = "vLLM API server version"
 
 
-async def eventually(ask: Callable[[], Awaitable[T | None]], what: str) -> T:
+async def eventually(ask: Callable[[], Awaitable[T | None]], what: str, patience: float = PATIENCE) -> T:
     """Return the first true answer of ``ask``."""
     last: object = None
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             while not (answer := await ask()):
                 last = answer
                 await asyncio.sleep(0.2)
             return answer
-    raise AssertionError(f"it never came true within {PATIENCE:.0f} s: {what} (last: {last!r})")
+    raise AssertionError(f"it never came true within {patience:.0f} s: {what} (last: {last!r})")
 
 
 class WorkerProcess:
