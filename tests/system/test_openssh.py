@@ -101,9 +101,16 @@ async def test_a_stop_leaves_no_process_no_port_no_memory_and_no_lease(machine: 
 async def test_a_killed_session_process_ends_its_podlets_and_nothing_else(machine: OpenSshMachine, pod: Pod) -> None:
     await pod.start("coder")
     before = await pod.server_is("coder", "ready")
-    sessions = {process.pid for process in await machine.sessions()}
-    podlets = {process.pid for process in await machine.processes() if process.parent in sessions} - sessions
-    assert podlets
+    sessions: set[int] = set()
+    podlets: set[int] = set()
+
+    async def watched() -> bool:  # not between two watches
+        nonlocal sessions, podlets
+        sessions = {process.pid for process in await machine.sessions()}
+        podlets = {process.pid for process in await machine.processes() if process.parent in sessions} - sessions
+        return bool(podlets)
+
+    await eventually(watched, "a podlet watches")
     await machine.drop_connections()
 
     async def connected_again() -> bool:
