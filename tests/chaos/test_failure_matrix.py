@@ -487,10 +487,11 @@ async def does_not_fit(case: Case) -> None:
 @row(START, "Somebody else's process is on the GPU", SERVING, registered=False)
 async def occupied_gpu(case: Case) -> None:
     """A process that no launch of podctl's owns holds GPU memory; then it ends."""
-    stranger = await case.machine.occupy_gpu(0, 5_000)
+    stranger = await case.machine.occupy_gpu(0, 20_000)
     await case.site.register()
     await case.start()
-    await case.show()
+    await case.site.server("coder", "pending")
+    await case.show("somebody else")
     os.kill(stranger, signal.SIGKILL)
     await case.site.server("coder", "ready")
 
@@ -546,7 +547,9 @@ async def swallowed_term(case: Case) -> None:
     await case.site.server("coder", "loading")
     await case.pod(lambda pod: pod.servers["coder"].stage == "load", "it loads")
     await case.site.stop_server("coder")
-    await case.finished()
+    server = await case.finished()
+    assert server.stop_result is not None
+    assert server.stop_result.killed == 0
     await case.show()
 
 
