@@ -13,7 +13,6 @@ import re
 import signal
 import sys
 import urllib.parse
-import urllib.request
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,10 +30,18 @@ from podctl.paths import PodctlPaths
 from podctl.processes import free_ports
 from podctl.run_file import read_run
 from simulator.api import MachineConfig, SimulatedMachine, simulate
-from tests.activity.simulator_harness import connected
 from tests.workflow.support import MODEL, eventually
 
 TOKEN = "the workers' own canary 7d1fe2c4"
+#: Given to a setup by a person, for the machine's own file.
+PERSONS_TOKEN = "hf_PersonsOwnCanary7d1fe2c4a90b"
+CHAT = """
+import json, os, urllib.request
+body = {"model": os.environ["OPENAI_MODEL"], "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+headers = {"Authorization": "Bearer " + os.environ["OPENAI_API_KEY"], "Content-Type": "application/json"}
+url = os.environ["OPENAI_BASE_URL"] + "/chat/completions"
+print(urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode(), headers)).read().decode())
+"""
 POD = "machine"
 
 
@@ -63,17 +70,17 @@ class Site:
     #: What the Temporal server has told of each workflow, whenever it was asked.
     told: list[bytes] = field(default_factory=list)
 
-    async def podctl(self, *arguments: str, status: int = 0, token: bool = False) -> str:
-        """Run a command; only ``up`` has the token, as the worker needs it."""
+    async def podctl(self, *arguments: str, status: int = 0, token: bool = False, given: str = "") -> str:
+        """Run a command, ``given`` on its stdin; only ``up`` has the token, as the worker needs it."""
         environment = {**os.environ, **self.paths.environment(), **({"HF_TOKEN": TOKEN} if token else {})}
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "cli", *arguments),
             env=environment,
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        output, _ = await process.communicate()
+        output, _ = await process.communicate(given.encode())
         self.said.append(output)
         assert process.returncode == status, output.decode()
         return output.decode()
@@ -143,13 +150,19 @@ def files_that_hold(secret: str, *folders: Path) -> set[str]:
     return found
 
 
+def let_it_tell_all(program: Path) -> None:
+    program.write_text("#!/bin/sh\nenv\nenv | grep -e ^HF_TOKEN= -e ^VLLM_API_KEY=\nexit 3\n")
+
+
 async def test_secrets_are_nowhere_but_where_they_are_needed(site: Site, paths: PodctlPaths) -> None:
     machine = site.machine
     client = await connect(paths)
-    await site.podctl("pods", "add", POD, machine.ssh_command, "--accept-host-key", machine.fingerprint)
+    setup = ("pods", "setup", POD, machine.ssh_command, "--accept-host-key", machine.fingerprint, "--hf-token")
+    await site.podctl(*setup, given=PERSONS_TOKEN + "\n")
     await site.podctl("start", MODEL, "--name", "one", "--restart", "on-failure")
     key = (site.launch("one") / "api_key").read_text()
     root = next(process.pid for process in await machine.processes() if process.role == "api_server")
+    plan = json.loads((site.launch("one") / "record.json").read_text())
     run = read_run(paths.run_file)
     assert run.server is not None
     assert run.worker is not None
@@ -163,20 +176,7 @@ async def test_secrets_are_nowhere_but_where_they_are_needed(site: Site, paths: 
     assert set(environments) == {root}, environments
     assert arguments == {}
 
-    async with connected(machine) as connection:
-        plan = json.loads((site.launch("one") / "record.json").read_text())
-        listener = await connection.forward_local_port("127.0.0.1", 0, machine.address, plan["ports"][0])
-        body = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
-        url = f"http://127.0.0.1:{listener.get_port()}/v1/chat/completions"
-        headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-        request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-
-        def chat() -> str:
-            with urllib.request.urlopen(request) as answer:  # noqa: S310 - our own URL
-                return str(answer.read().decode())
-
-        assert "choices" in await asyncio.to_thread(chat)
-        listener.close()
+    assert "choices" in await site.podctl("connect", "one", "--", sys.executable, "-c", CHAT)
 
     await site.podctl("list")
     await site.podctl("pods", "show", POD, "-o", "json")
@@ -196,8 +196,7 @@ async def test_secrets_are_nowhere_but_where_they_are_needed(site: Site, paths: 
     await site.podctl("stop", "one")
 
     # One that prints all that it was given, as the last thing it does.
-    program = machine.folder / "bin" / "vllm"
-    program.write_text("#!/bin/sh\nenv\nenv | grep -e ^HF_TOKEN= -e ^VLLM_API_KEY=\nexit 3\n")
+    let_it_tell_all(Path(plan["argv"][0]))
     failed = await site.podctl("start", MODEL, "--name", "tells", status=1)
     assert "HF_TOKEN=***" in failed
     assert "VLLM_API_KEY=***" in failed
@@ -213,8 +212,16 @@ async def test_secrets_are_nowhere_but_where_they_are_needed(site: Site, paths: 
     # What may hold them after the stop: the log of the server that printed them, on the pod, readable by its user.
     its_log = site.launch("tells") / "output.log"
     assert its_log.stat().st_mode & 0o077 == 0
+    token_file = machine.folder / "home/.cache/huggingface/token"
+    assert token_file.stat().st_mode & 0o077 == 0
     everywhere = (paths.config, paths.data, machine.folder)
-    for secret, may_hold in ((TOKEN, {str(its_log)}), (key, set()), (second_key, set()), (third_key, {str(its_log)})):
+    for secret, may_hold in (
+        (TOKEN, {str(its_log)}),
+        (PERSONS_TOKEN, {str(token_file)}),
+        (key, set()),
+        (second_key, set()),
+        (third_key, {str(its_log)}),
+    ):
         assert files_that_hold(secret, *everywhere) == may_hold
         assert not any(holds(data, secret) for data in site.told)
         assert not any(holds(data, secret) for data in site.said)
