@@ -6,12 +6,20 @@ from pydantic import Discriminator, Field, StringConstraints
 
 from domain.entity import Value
 from domain.task.models import (
+    AgentType,
+    Anchor,
+    Document,
+    Executor,
+    FolderName,
+    ItemStatus,
     Phase,
     PlanDraft,
     Priority,
+    ProposedAction,
     Result,
     ServerStatus,
     TaskConfig,
+    TrackerPhase,
     WorkstreamDraft,
 )
 
@@ -31,6 +39,20 @@ class UpdateSpec(Value):
     base_revision: int | None = None
 
 
+class GenerateSpec(Value):
+    """Have the configured spec writer write the spec, or write it anew."""
+
+    type: Literal["generate_spec"] = "generate_spec"
+    instructions: str = ""
+
+
+class ReopenSpec(Value):
+    """Go back to the spec: its approval, and the plan's, end."""
+
+    type: Literal["reopen_spec"] = "reopen_spec"
+    reason: str = ""
+
+
 class ApproveSpec(Value):
     """Approve the spec; ``revision`` is the one that was read."""
 
@@ -45,6 +67,20 @@ class UpdatePlan(Value):
     type: Literal["update_plan"] = "update_plan"
     plan: PlanDraft
     base_revision: int | None = None
+
+
+class GeneratePlan(Value):
+    """Have the configured planner write the plan, or write it anew."""
+
+    type: Literal["generate_plan"] = "generate_plan"
+    instructions: str = ""
+
+
+class ReopenPlan(Value):
+    """Go back to the plan while nothing of it runs: its approval ends."""
+
+    type: Literal["reopen_plan"] = "reopen_plan"
+    reason: str = ""
 
 
 class ApprovePlan(Value):
@@ -203,6 +239,14 @@ class SetPriority(Value):
     priority: Priority
 
 
+class ReassignExecutor(Value):
+    """Have a workstream that is not in progress done in another way."""
+
+    type: Literal["reassign_executor"] = "reassign_executor"
+    ws_id: str
+    executor: Executor
+
+
 class RunStopped(Value):
     """Report that a run which had to end is gone, verified."""
 
@@ -224,7 +268,7 @@ class PostMessage(Value):
 
 
 class RequestApproval(Value):
-    """Ask a person to choose. ``blocking`` holds the workstream, or the task where none is named, until then."""
+    """Ask a person to choose. ``blocking`` holds the agent, the workstream, or the task where none is named."""
 
     type: Literal["request_approval"] = "request_approval"
     content: str
@@ -233,6 +277,7 @@ class RequestApproval(Value):
     )
     blocking: bool = False
     workstream_id: str | None = None
+    agent_id: str | None = None
 
 
 class GiveApproval(Value):
@@ -256,6 +301,240 @@ class Escalate(Value):
 
     type: Literal["escalate"] = "escalate"
     item_id: str
+
+
+# -- agents -------------------------------------------------------------------------------------------------------
+
+
+class RegisterAgent(Value):
+    """Say that somebody outside is at work as an agent; ``workstream_id`` for one that does a workstream."""
+
+    type: Literal["register_agent"] = "register_agent"
+    agent_id: FolderName
+    agent_type: AgentType
+    workstream_id: str | None = None
+
+
+class UnregisterAgent(Value):
+    """Forget an agent that has ended."""
+
+    type: Literal["unregister_agent"] = "unregister_agent"
+    agent_id: str
+
+
+class StartAgent(Value):
+    """Begin an agent's work (the scheduler's own)."""
+
+    type: Literal["start_agent"] = "start_agent"
+    agent_type: AgentType
+    basis: str
+
+
+class InterruptAgent(Value):
+    """End an agent's work; a workstream of its own is interrupted with it."""
+
+    type: Literal["interrupt_agent"] = "interrupt_agent"
+    agent_id: str
+    reason: str = ""
+
+
+class RestartAgent(Value):
+    """Have an agent that has ended try once more."""
+
+    type: Literal["restart_agent"] = "restart_agent"
+    agent_id: str
+    instructions: str = ""
+
+
+class MessageAgent(Value):
+    """Say something to an agent; one that awaits input goes on."""
+
+    type: Literal["message_agent"] = "message_agent"
+    agent_id: str
+    content: str
+
+
+class AgentDone(Value):
+    """Report what an agent made: a spec or a report as ``text``, a plan as ``plan``."""
+
+    type: Literal["agent_done"] = "agent_done"
+    agent_id: str
+    text: str = ""
+    plan: PlanDraft | None = None
+    result: Result = Result()
+
+
+class AgentFailed(Value):
+    """Report that an agent failed; ``recoverable``: it may be tried again by itself."""
+
+    type: Literal["agent_failed"] = "agent_failed"
+    agent_id: str
+    error: str
+    recoverable: bool = True
+    result: Result | None = None
+
+
+class AgentInterrupted(Value):
+    """Report that nobody saw how an agent's run ended; a person decides."""
+
+    type: Literal["agent_interrupted"] = "agent_interrupted"
+    agent_id: str
+    reason: str
+
+
+# -- review threads -----------------------------------------------------------------------------------------------
+
+
+class CommentOn(Value):
+    """Begin a review thread on a document; ``anchor`` names the lines, ``revision`` the one that was read."""
+
+    type: Literal["comment_on"] = "comment_on"
+    document: Document
+    content: str
+    anchor: Anchor | None = None
+    revision: int | None = None
+
+
+class ReplyToThread(Value):
+    """Answer in a review thread."""
+
+    type: Literal["reply_to_thread"] = "reply_to_thread"
+    thread_id: str
+    content: str
+
+
+class ResolveThread(Value):
+    """Settle a review thread."""
+
+    type: Literal["resolve_thread"] = "resolve_thread"
+    thread_id: str
+
+
+class ReopenThread(Value):
+    """Take up a review thread again."""
+
+    type: Literal["reopen_thread"] = "reopen_thread"
+    thread_id: str
+
+
+# -- tracker ------------------------------------------------------------------------------------------------------
+
+
+class CreateTracker(Value):
+    """Begin the deliverables board."""
+
+    type: Literal["create_tracker"] = "create_tracker"
+    phases: tuple[TrackerPhase, ...] = Field(min_length=1, max_length=50)
+
+
+class SetItemStatus(Value):
+    """Say how far an item is. An item that a workstream owns is changed by it: ``workstream_id`` says who speaks."""
+
+    type: Literal["set_item_status"] = "set_item_status"
+    item_id: str
+    status: ItemStatus
+    workstream_id: str | None = None
+
+
+class CommentItem(Value):
+    """Say something about an item."""
+
+    type: Literal["comment_item"] = "comment_item"
+    item_id: str
+    content: str
+
+
+class SetEta(Value):
+    """Say when a phase of the tracker is expected to be done."""
+
+    type: Literal["set_eta"] = "set_eta"
+    phase_id: str
+    eta: Annotated[str, StringConstraints(max_length=100)]
+
+
+# -- action approvals ---------------------------------------------------------------------------------------------
+
+
+class RequestAction(Value):
+    """Propose an action that needs a person's yes."""
+
+    type: Literal["request_action"] = "request_action"
+    action: ProposedAction
+    reason: str = ""
+
+
+class GrantAction(Value):
+    """Let a proposed action happen, once."""
+
+    type: Literal["grant_action"] = "grant_action"
+    action_id: str
+    comment: str = ""
+
+
+class RejectAction(Value):
+    """Refuse a proposed action."""
+
+    type: Literal["reject_action"] = "reject_action"
+    action_id: str
+    comment: str = ""
+
+
+class ActionEnded(Value):
+    """Report how a granted action's run ended. ``interrupted``: nobody saw how, and it is not repeated."""
+
+    type: Literal["action_ended"] = "action_ended"
+    action_id: str
+    result: Result | None = None
+    error: str = ""
+    interrupted: bool = False
+
+
+# -- what stands outside ------------------------------------------------------------------------------------------
+
+
+class OpenDraftPullRequest(Value):
+    """Ask whoever keeps the repository for a draft pull request."""
+
+    type: Literal["open_draft_pull_request"] = "open_draft_pull_request"
+    title: str
+    body: str = ""
+    branch: str = ""
+
+
+class RequestMerge(Value):
+    """Ask people for leave to merge: an action approval."""
+
+    type: Literal["request_merge"] = "request_merge"
+    reason: str = ""
+
+
+class MergePullRequest(Value):
+    """Say that the merge, which was granted, is being done."""
+
+    type: Literal["merge_pull_request"] = "merge_pull_request"
+
+
+class RecordExternalState(Value):
+    """Tell what has become of the pull request outside."""
+
+    type: Literal["record_external_state"] = "record_external_state"
+    state: Literal["draft", "open", "merged", "closed"]
+    url: str = ""
+    number: int | None = Field(default=None, ge=1)
+    detail: str = ""
+
+
+# -- the notify hook ----------------------------------------------------------------------------------------------
+
+
+class Notified(Value):
+    """Report that the notify hook was called for an inbox item; ``error``: why that failed."""
+
+    type: Literal["notified"] = "notified"
+    item_id: str
+    #: Whether it was because the item had been escalated.
+    escalated: bool = False
+    error: str = ""
 
 
 # -- model servers ------------------------------------------------------------------------------------------------
@@ -297,9 +576,13 @@ class ServerReleased(Value):
 
 TaskCommand = Annotated[
     UpdateSpec
+    | GenerateSpec
     | ApproveSpec
+    | ReopenSpec
     | UpdatePlan
+    | GeneratePlan
     | ApprovePlan
+    | ReopenPlan
     | ApproveReview
     | Approve
     | Reject
@@ -318,12 +601,39 @@ TaskCommand = Annotated[
     | RetryWorkstream
     | SkipWorkstream
     | SetPriority
+    | ReassignExecutor
     | RunStopped
+    | RegisterAgent
+    | UnregisterAgent
+    | StartAgent
+    | InterruptAgent
+    | RestartAgent
+    | MessageAgent
+    | AgentDone
+    | AgentFailed
+    | AgentInterrupted
     | PostMessage
     | RequestApproval
     | GiveApproval
     | MarkRead
+    | CommentOn
+    | ReplyToThread
+    | ResolveThread
+    | ReopenThread
+    | CreateTracker
+    | SetItemStatus
+    | CommentItem
+    | SetEta
+    | RequestAction
+    | GrantAction
+    | RejectAction
+    | ActionEnded
+    | OpenDraftPullRequest
+    | RequestMerge
+    | MergePullRequest
+    | RecordExternalState
     | Escalate
+    | Notified
     | ServerAttached
     | ServerAttachFailed
     | ServerChanged

@@ -67,6 +67,38 @@ class Priority(_Word):
     HIGH = "high"
 
 
+class AgentType(_Word):
+    """What an agent does for a task."""
+
+    SPEC_WRITER = "spec_writer"
+    PLANNER = "planner"
+    WORKSTREAM = "workstream"
+    REVIEWER = "reviewer"
+
+
+class AgentStatus(_Word):
+    """Where an agent is. The last three are final."""
+
+    PENDING_START = "pending_start"
+    RUNNING = "running"
+    AWAITING_INPUT = "awaiting_input"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+
+#: An agent in one of these has ended; it may be restarted, as another attempt.
+ENDED_AGENT = frozenset({AgentStatus.COMPLETED, AgentStatus.FAILED, AgentStatus.INTERRUPTED})
+
+
+class GenerationStatus(_Word):
+    """How far an agent is with a spec or a plan."""
+
+    IDLE = "idle"
+    GENERATING = "generating"
+    READY_FOR_REVIEW = "ready_for_review"
+
+
 class GateMode(_Word):
     """Whether a gate waits for a person or opens by itself."""
 
@@ -203,6 +235,7 @@ class Spec(Value):
     digest: str = ""
     updated_by: str = ""
     updated_at: datetime | None = None
+    generation_status: GenerationStatus = GenerationStatus.IDLE
     approval: Approval | None = None
     rejection: Rejection | None = None
 
@@ -243,6 +276,9 @@ class Review(Value):
 
     revision: int = 0
     digest: str = ""
+    #: What the reviewer wrote, in markdown; threads can be anchored to it.
+    report: str = ""
+    reported_by: str = ""
     approval: Approval | None = None
     rejection: Rejection | None = None
 
@@ -294,12 +330,48 @@ class Workstream(Value):
     #: While a person has taken it on ('fix by hand').
     by_hand: bool = False
     run: Run | None = None
+    #: The agent at work on it, if one has registered.
+    agent_id: str | None = None
     cooldown_until: datetime | None = None
     started_at: datetime | None = None
     completed_at: datetime | None = None
     completed_by: str | None = None
     result: Result | None = None
     error: str | None = None
+
+
+class Agent(Value):
+    """Somebody, or a program, that writes a spec or a plan, does a workstream, or reviews. One record an attempt.
+
+    Written down before anything of it runs: what is found running is looked up here, never the other way round.
+    """
+
+    agent_id: str
+    agent_type: AgentType
+    workstream_id: str | None = None
+    status: AgentStatus = AgentStatus.PENDING_START
+    #: How it works; None: it registered itself, from outside.
+    executor: Executor | None = None
+    #: What it was made for: none is started twice for the same input.
+    basis: str = ""
+    #: What it is asked beyond its type, in words.
+    instructions: str = ""
+    run: Run | None = None
+    #: Which attempt at ``basis`` this is, from 1.
+    attempt: int = 1
+    #: Times that it was answered, by a message or a choice.
+    turns: int = 0
+    created_at: datetime
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    #: The end of what it said.
+    output: str = ""
+    error: str | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether it has not ended."""
+        return self.status not in ENDED_AGENT
 
 
 class AttachedServer(Value):
@@ -341,14 +413,23 @@ class Answer(Value):
     comment: str = ""
 
 
+Subject = Literal["question", "transition", "workstream_failed", "server_down", "agent_failed", "action"]
+
+
 class ApprovalRequest(Value):
     """A question with options. Open until it is answered, or closed because it no longer matters."""
 
     options: tuple[str, ...]
     blocking: bool = False
     #: What the answer is carried out on.
-    subject: Literal["question", "transition", "workstream_failed", "server_down"] = "question"
+    subject: Literal["question", "transition", "workstream_failed", "server_down", "agent_failed", "action"] = (
+        "question"
+    )
     server: str | None = None
+    #: The agent that asks, or that failed.
+    agent_id: str | None = None
+    #: The action approval that an answer grants or rejects.
+    action_id: str | None = None
     answer: Answer | None = None
     #: Why it no longer matters.
     closed: str | None = None
@@ -369,6 +450,8 @@ class Message(Value):
     #: The message that began the thread; its own id for the first one.
     thread_id: str
     workstream_id: str | None = None
+    #: The agent that it is for.
+    agent_id: str | None = None
     posted_at: datetime
     read: bool = False
     approval: ApprovalRequest | None = None
@@ -382,6 +465,7 @@ class InboxKind(_Word):
     BLOCKER_RAISED = "blocker_raised"
     WORKSTREAM_COMPLETED = "workstream_completed"
     WORKSTREAM_FAILED = "workstream_failed"
+    AGENT_AWAITING_INPUT = "agent_awaiting_input"
 
 
 class InboxItem(Value):
@@ -398,11 +482,184 @@ class InboxItem(Value):
     created_at: datetime
     read: bool = False
     escalated_at: datetime | None = None
+    #: When the notify hook was called for it, and again after it was escalated; None: not yet.
+    notified_at: datetime | None = None
+    #: Why the notify hook failed, the last time.
+    notify_error: str = ""
 
     @property
     def waits(self) -> bool:
         """Whether the task waits for a person here."""
         return self.kind is not InboxKind.WORKSTREAM_COMPLETED
+
+
+# -- review threads -----------------------------------------------------------------------------------------------
+
+Document = Literal["spec", "plan", "report"]
+
+
+class Anchor(Value):
+    """Which lines of a document a comment is about. Lines count from 1, both ends included."""
+
+    selected_text: str
+    #: A few lines before and after, to find the place again among equals.
+    surrounding_text: str = ""
+    line_start: int = Field(ge=1)
+    line_end: int = Field(ge=1)
+
+
+class Comment(Value):
+    """One remark in a review thread."""
+
+    comment_id: str
+    author: str
+    content: str
+    posted_at: datetime
+
+
+class ReviewThread(Value):
+    """Remarks about a place in a document; the first comment began it."""
+
+    thread_id: str
+    document: Document
+    #: The revision that was commented.
+    revision: int
+    #: Where it is in the newest revision; None: about the whole document.
+    anchor: Anchor | None = None
+    #: The text that it was about is no longer there.
+    outdated: bool = False
+    comments: tuple[Comment, ...]
+    resolved: bool = False
+    resolved_by: str = ""
+    resolved_at: datetime | None = None
+
+
+# -- tracker ------------------------------------------------------------------------------------------------------
+
+ItemStatus = Literal["todo", "wip", "done", "blocked"]
+
+
+class TrackerItem(Value):
+    """One deliverable. Its owner, where it has one, changes its status."""
+
+    item_id: FolderName
+    summary: Title
+    #: The one workstream that owns it.
+    workstream_id: FolderName | None = None
+    status: ItemStatus = "todo"
+    comments: tuple[Comment, ...] = ()
+
+
+class TrackerPhase(Value):
+    """A stage of the board."""
+
+    phase_id: FolderName
+    name: Title
+    summary: str = ""
+    #: When it is expected to be done, in words: '2026-08-01', 'next week'.
+    eta: str = ""
+    items: tuple[TrackerItem, ...] = ()
+
+
+class Tracker(Value):
+    """The deliverables board. ``phases`` stand in their order."""
+
+    phases: tuple[TrackerPhase, ...] = ()
+
+    def items(self) -> Iterator[TrackerItem]:
+        """Yield every item, in order."""
+        return (item for phase in self.phases for item in phase.items)
+
+
+# -- actions that need a yes --------------------------------------------------------------------------------------
+
+
+class AddItem(Value):
+    """Put an item on the tracker."""
+
+    type: Literal["add_item"] = "add_item"
+    phase_id: FolderName
+    item: TrackerItem
+
+
+class UpdateItem(Value):
+    """Change what an item says, or who owns it; what is None stays."""
+
+    type: Literal["update_item"] = "update_item"
+    item_id: FolderName
+    summary: Title | None = None
+    workstream_id: FolderName | None = None
+    #: Move it to this phase.
+    phase_id: FolderName | None = None
+
+
+class RemoveItem(Value):
+    """Take an item off the tracker."""
+
+    type: Literal["remove_item"] = "remove_item"
+    item_id: FolderName
+
+
+class RunAction(Value):
+    """Run a program on a GPU pod, once."""
+
+    type: Literal["run"] = "run"
+    executor: CommandExecutor
+
+
+class Merge(Value):
+    """Merge the task's pull request; carried out by whoever keeps the repository."""
+
+    type: Literal["merge"] = "merge"
+
+
+ProposedAction = Annotated[AddItem | UpdateItem | RemoveItem | RunAction | Merge, Discriminator("type")]
+
+
+class ActionApproval(Value):
+    """An action that somebody proposed. It runs once, after the grant is recorded."""
+
+    action_id: str
+    action: ProposedAction
+    reason: str = ""
+    requested_by: str
+    requested_at: datetime
+    #: The approval request that people answer.
+    message_id: str
+    status: Literal["requested", "rejected", "granted", "done", "failed", "interrupted"] = "requested"
+    decided_by: str = ""
+    decided_at: datetime | None = None
+    comment: str = ""
+    run: Run | None = None
+    result: Result | None = None
+    error: str = ""
+
+    @property
+    def open(self) -> bool:
+        """Whether something about it is still to come."""
+        return self.status in {"requested", "granted"}
+
+
+# -- what stands outside ------------------------------------------------------------------------------------------
+
+
+SyncState = Literal["none", "draft_requested", "draft", "open", "merge_requested", "merging", "merged", "closed"]
+
+
+class ExternalSync(Value):
+    """The task's pull request, as far as somebody outside has told."""
+
+    state: Literal["none", "draft_requested", "draft", "open", "merge_requested", "merging", "merged", "closed"] = (
+        "none"
+    )
+    title: str = ""
+    body: str = ""
+    branch: str = ""
+    url: str = ""
+    number: int | None = None
+    detail: str = ""
+    updated_by: str = ""
+    updated_at: datetime | None = None
 
 
 # -- the task -----------------------------------------------------------------------------------------------------
@@ -436,11 +693,26 @@ class Gates(Value):
     review: GateMode = GateMode.HUMAN
 
 
+class TaskAgents(Value):
+    """Who writes spec and plan and reviews the work; None: people do."""
+
+    spec_writer: Executor | None = None
+    planner: Executor | None = None
+    reviewer: Executor | None = None
+
+
 class TaskConfig(Value):
     """What can be set per task, and changed while it runs."""
 
     gates: Gates = Gates()
+    agents: TaskAgents = TaskAgents()
+    #: Attempts of an agent at the same input before a person is asked.
+    agent_attempts: int = Field(default=3, ge=1, le=20)
     max_concurrent: int = Field(default=3, ge=1, le=100)
+    #: Seconds between two starts of workstreams or agents.
+    spawn_cooldown_seconds: float = Field(default=0, ge=0, le=86_400, allow_inf_nan=False)
+    #: A program of the user's that a worker runs once for each item that waits for a person, the item on its stdin.
+    notify: tuple[Argument, ...] = Field((), max_length=100)
     #: Delay before each automatic retry of a recoverable failure; as many retries as there are delays.
     failure_cooldown_seconds: tuple[Annotated[float, Field(ge=0, le=86_400)], ...] = Field((5.0, 30.0), max_length=10)
     escalate_after_seconds: float | None = Field(default=None, gt=0, le=365 * 86_400)
@@ -481,8 +753,18 @@ class TaskState(EntityState):
     messages: dict[str, Message] = Field(default_factory=dict)
     messages_posted: int = 0
     inbox: dict[str, InboxItem] = Field(default_factory=dict)
+    agents: dict[str, Agent] = Field(default_factory=dict)
+    agents_registered: int = 0
+    review_threads: dict[str, ReviewThread] = Field(default_factory=dict)
+    threads_begun: int = 0
+    tracker: Tracker | None = None
+    actions: dict[str, ActionApproval] = Field(default_factory=dict)
+    actions_requested: int = 0
+    external_sync: ExternalSync = ExternalSync()
     pending_transition: PendingTransition | None = None
     hold: Hold | None = None
+    #: Nothing new is started before.
+    cooldown_until: datetime | None = None
     config: TaskConfig = TaskConfig()
     created_by: str
     created_at: datetime

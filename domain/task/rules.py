@@ -79,7 +79,9 @@ def apply(state: TaskState, envelope: Envelope, now: datetime) -> tuple[TaskStat
             return state, ()
         raise Rejected(known.code, f"already refused: {known.message}")
     command = envelope.command
-    rule = RULES[type(command)]
+    rule = RULES.get(type(command))
+    if rule is None:
+        raise Rejected("not_available", f"{command.type} is not carried out yet")
     if state.phase not in rule.phases:
         raise _wrong_phase(state, command.type, rule.phases)
     change = Change(state, command_id=envelope.command_id, by=envelope.by, now=now)
