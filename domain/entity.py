@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -26,6 +27,17 @@ class Value(BaseModel):
     """A frozen model: a value that is replaced, never changed. Unknown fields are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sender(StrEnum):
+    """What kind of sender a command may come from."""
+
+    #: People, programs and agents: by update or signal.
+    PERSON = "person"
+    #: GPU pods: by their own signal.
+    POD = "pod"
+    #: podctl itself: decisions of the rules and reports of activities. Nobody outside may speak for it.
+    PODCTL = "podctl"
 
 
 class Event(Value):

@@ -19,7 +19,7 @@ from temporalio.exceptions import ApplicationError, FailureError, is_cancelled_e
 with workflow.unsafe.imports_passed_through():
     from pydantic import BaseModel, JsonValue
 
-    from domain.entity import EntityState, Event, Outcome, record_refusal
+    from domain.entity import EntityState, Event, Outcome, Sender, record_refusal
     from domain.errors import Rejected
 
 #: Who speaks when the rules themselves decide.
@@ -84,6 +84,8 @@ class Rules(Generic[S]):
     """The pure rules of one kind of entity."""
 
     envelope: Callable[..., Any]
+    #: Refuse what a kind of sender outside may not say.
+    check_sender: Callable[[Any, Sender], None]
     apply: Callable[[S, Any, datetime], tuple[S, tuple[Event, ...]]]
     next_actions: Callable[[S, datetime], Sequence[Any]]
     is_settled: Callable[[S], bool]
@@ -112,6 +114,7 @@ class Entity(Generic[S]):
     def check(self, envelope: Envelope) -> None:
         """Raise ``ApplicationError`` if the rules refuse the command now; the state is only read."""
         try:
+            self._rules.check_sender(envelope, Sender.PERSON)
             self._rules.apply(self.state, envelope, workflow.now())
         except Rejected as rejected:
             raise _refused(rejected) from rejected
@@ -131,7 +134,9 @@ class Entity(Generic[S]):
         try:
             parsed = self._rules.command_from_signal(name, [_decode(argument) for argument in arguments])
             command_id, by = parsed.command_id or command_id, parsed.by
-            self._accept(self._rules.envelope(command_id=command_id, by=by, command=parsed.command))
+            envelope = self._rules.envelope(command_id=command_id, by=by, command=parsed.command)
+            self._rules.check_sender(envelope, parsed.sender)
+            self._accept(envelope)
         except Rejected as rejected:
             # A repeated signal was answered the first time: nothing to record again.
             if self.state.outcome(command_id) is None:

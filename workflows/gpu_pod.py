@@ -47,6 +47,7 @@ def _no_signals(name: str, _arguments: list[object]) -> object:
 
 RULES: Rules[GpuPodState] = Rules(
     envelope=Envelope,
+    check_sender=rules.check_sender,
     apply=rules.apply,
     next_actions=schedule.next_actions,
     is_settled=schedule.is_settled,

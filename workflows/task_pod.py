@@ -48,6 +48,7 @@ def _search_attributes(state: TaskState) -> list[SearchAttributeUpdate[Any]]:
 
 RULES: Rules[TaskState] = Rules(
     envelope=Envelope,
+    check_sender=rules.check_sender,
     apply=rules.apply,
     next_actions=schedule.next_actions,
     is_settled=schedule.is_settled,

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import assert_never, get_args
 
-from domain.entity import ACCEPTED, Event, check_size
+from domain.entity import ACCEPTED, Event, Sender, check_size
 from domain.errors import Rejected
 from domain.gpu import adoption, orphans, reports, servers, setup_rules
 from domain.gpu.commands import (
@@ -94,6 +94,12 @@ def apply(state: GpuPodState, envelope: Envelope, now: datetime) -> tuple[GpuPod
             },
         )
     return changed, draft.events
+
+
+def check_sender(envelope: Envelope, _sender: Sender) -> None:
+    """Raise ``Rejected('not_allowed')`` for a command from outside that only activities and podctl itself may give."""
+    if isinstance(envelope.command, (*get_args(Report), ServerDue)):
+        raise Rejected("not_allowed", f"{envelope.command.type} is podctl's own, when it decides or reports")
 
 
 def _change(draft: Draft, command: Command) -> None:  # noqa: C901, PLR0912 - one line per kind of command

@@ -24,7 +24,7 @@ from domain.task.models import (
 )
 
 CommandId = Annotated[str, StringConstraints(min_length=1, max_length=120)]
-Sender = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Speaker = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 # -- spec, plan, review -------------------------------------------------------------------------------------------
 
@@ -646,5 +646,5 @@ class Envelope(Value):
     """A command with its sender; ``command_id`` makes it count once."""
 
     command_id: CommandId
-    by: Sender
+    by: Speaker
     command: TaskCommand

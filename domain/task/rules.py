@@ -4,17 +4,21 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from domain.entity import ACCEPTED, Event, Value
+from domain.entity import ACCEPTED, Event, Sender, Value
 from domain.errors import Rejected
 from domain.task import commands, decisions, documents, inbox, lifecycle, messages, serving, work
 from domain.task.change import Change
 from domain.task.commands import Envelope, UpdatePlan, UpdateSpec
-from domain.task.models import FINAL_PHASES, Phase, TaskInput, TaskState
+from domain.task.models import FINAL_PHASES, SCHEDULER, Phase, TaskInput, TaskState
 from domain.task.size import fit
 
 _LIVE = frozenset(Phase) - FINAL_PHASES
 _ALWAYS = frozenset(Phase)
 _EXECUTION = frozenset({Phase.WORKSTREAM_EXECUTION})
+
+PEOPLE = frozenset({Sender.PERSON})
+POD = frozenset({Sender.POD})
+PODCTL = frozenset({Sender.PODCTL})
 
 
 class Rule(NamedTuple):
@@ -22,6 +26,8 @@ class Rule(NamedTuple):
 
     handle: Callable[[Change, Any], None]
     phases: frozenset[Phase]
+    #: Who may give it: who is not in it is refused before the command is looked at.
+    senders: frozenset[Sender] = PEOPLE
     #: Whether it mainly adds text, and may be refused to keep room for what must be accepted.
     growing: bool = False
 
@@ -32,13 +38,13 @@ RULES: dict[type[Value], Rule] = {
         documents.update_plan, frozenset({Phase.SPEC_CLARIFICATION, Phase.PLANNING}), growing=True
     ),
     # Approving in the wrong phase says more than 'wrong phase' where it has already happened: checked there.
-    commands.ApproveSpec: Rule(documents.approve_spec, _LIVE),
-    commands.ApprovePlan: Rule(documents.approve_plan, _LIVE),
-    commands.ApproveReview: Rule(documents.approve_review, _LIVE),
+    commands.ApproveSpec: Rule(documents.approve_spec, _LIVE, PEOPLE | PODCTL),
+    commands.ApprovePlan: Rule(documents.approve_plan, _LIVE, PEOPLE | PODCTL),
+    commands.ApproveReview: Rule(documents.approve_review, _LIVE, PEOPLE | PODCTL),
     commands.Approve: Rule(decisions.approve, _LIVE),
     commands.Reject: Rule(decisions.reject, _LIVE),
-    commands.RequestTransition: Rule(lifecycle.request_transition, _LIVE),
-    commands.ApproveTransition: Rule(decisions.approve_transition, _LIVE),
+    commands.RequestTransition: Rule(lifecycle.request_transition, _LIVE, PEOPLE | PODCTL),
+    commands.ApproveTransition: Rule(decisions.approve_transition, _LIVE, PEOPLE | PODCTL),
     commands.RejectTransition: Rule(decisions.reject_transition, _LIVE),
     commands.ChangeConfig: Rule(lifecycle.change_config, _LIVE),
     commands.CancelTask: Rule(lifecycle.cancel_task, _LIVE),
@@ -46,24 +52,24 @@ RULES: dict[type[Value], Rule] = {
     commands.CreateWorkstream: Rule(
         documents.create_workstream, frozenset({Phase.PLANNING, Phase.WORKSTREAM_EXECUTION}), growing=True
     ),
-    commands.StartWorkstream: Rule(work.start_workstream, _EXECUTION),
-    commands.CompleteWorkstream: Rule(work.complete_workstream, _EXECUTION),
-    commands.FailWorkstream: Rule(work.fail_workstream, _EXECUTION),
-    commands.WorkstreamInterrupted: Rule(work.workstream_interrupted, _EXECUTION),
+    commands.StartWorkstream: Rule(work.start_workstream, _EXECUTION, PEOPLE | PODCTL),
+    commands.CompleteWorkstream: Rule(work.complete_workstream, _EXECUTION, PEOPLE | PODCTL),
+    commands.FailWorkstream: Rule(work.fail_workstream, _EXECUTION, PEOPLE | PODCTL),
+    commands.WorkstreamInterrupted: Rule(work.workstream_interrupted, _EXECUTION, PODCTL),
     commands.InterruptWorkstream: Rule(work.interrupt_workstream, _EXECUTION),
     commands.RetryWorkstream: Rule(work.retry_workstream, _EXECUTION),
     commands.SkipWorkstream: Rule(work.skip_workstream, _EXECUTION),
     commands.SetPriority: Rule(work.set_priority, _EXECUTION),
-    commands.RunStopped: Rule(work.run_stopped, _ALWAYS),
+    commands.RunStopped: Rule(work.run_stopped, _ALWAYS, PODCTL),
     commands.PostMessage: Rule(messages.post_message, _LIVE, growing=True),
     commands.RequestApproval: Rule(messages.request_approval, _LIVE, growing=True),
     commands.GiveApproval: Rule(decisions.give_approval, _LIVE),
     commands.MarkRead: Rule(messages.mark_read, _ALWAYS),
-    commands.Escalate: Rule(inbox.escalate, _LIVE),
-    commands.ServerAttached: Rule(serving.server_attached, _ALWAYS),
-    commands.ServerAttachFailed: Rule(serving.server_attach_failed, _ALWAYS),
-    commands.ServerChanged: Rule(serving.server_changed, _ALWAYS),
-    commands.ServerReleased: Rule(serving.server_released, _ALWAYS),
+    commands.Escalate: Rule(inbox.escalate, _LIVE, PODCTL),
+    commands.ServerAttached: Rule(serving.server_attached, _ALWAYS, PODCTL),
+    commands.ServerAttachFailed: Rule(serving.server_attach_failed, _ALWAYS, PODCTL),
+    commands.ServerChanged: Rule(serving.server_changed, _ALWAYS, POD),
+    commands.ServerReleased: Rule(serving.server_released, _ALWAYS, PODCTL),
 }
 
 
@@ -87,6 +93,21 @@ def apply(state: TaskState, envelope: Envelope, now: datetime) -> tuple[TaskStat
     change = Change(state, command_id=envelope.command_id, by=envelope.by, now=now)
     rule.handle(change, command)
     return _finish(change, growing=rule.growing)
+
+
+def check_sender(envelope: Envelope, sender: Sender) -> None:
+    """Raise ``Rejected('not_allowed')`` for a command from outside that ``sender`` may not give.
+
+    podctl's own commands never come from outside, and nobody outside speaks under its name.
+    """
+    if envelope.by == SCHEDULER:
+        raise Rejected("not_allowed", f"{SCHEDULER!r} is the scheduler's own name; say who you are (--as NAME)")
+    rule = RULES.get(type(envelope.command))
+    if rule is not None and sender not in rule.senders:
+        raise Rejected("not_allowed", f"{envelope.command.type} is {_OWNER[Sender.POD in rule.senders]}, not anybody's")
+
+
+_OWNER = {False: "podctl's own, when it decides or reports", True: "what a GPU pod reports, by its signal model-server"}
 
 
 def create_task(task: TaskInput, now: datetime) -> tuple[TaskState, tuple[Event, ...]]:

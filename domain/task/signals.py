@@ -2,11 +2,11 @@
 
 import json
 from abc import ABC, abstractmethod
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from domain.entity import Value
+from domain.entity import Sender, Value
 from domain.errors import Rejected
 from domain.task.commands import (
     Approve,
@@ -19,8 +19,8 @@ from domain.task.commands import (
     GiveApproval,
     PostMessage,
     Reject,
-    Sender,
     ServerChanged,
+    Speaker,
     TaskCommand,
 )
 from domain.task.models import Result, ServerStatus
@@ -35,12 +35,16 @@ class SignalCommand(Value):
     command_id: str | None
     by: str
     command: TaskCommand
+    sender: Sender = Sender.PERSON
 
 
 class _Payload(BaseModel, ABC):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    by: Sender = UNKNOWN_SENDER
+    #: Whose signal it is.
+    sender: ClassVar[Sender] = Sender.PERSON
+
+    by: Speaker = UNKNOWN_SENDER
     command_id: CommandId | None = None
 
     @abstractmethod
@@ -124,6 +128,8 @@ class _Message(_Payload):
 
 
 class _ModelServer(_Payload):
+    sender = Sender.POD
+
     name: Annotated[str, StringConstraints(min_length=1)]
     pod: str
     status: ServerStatus
@@ -182,7 +188,7 @@ def command_from_signal(name: str, arguments: list[object]) -> SignalCommand:
         raise Rejected("wrong_payload", f"{name}: {_problems(error)}; {expected}") from error
     except (TypeError, ValueError, RecursionError) as error:
         raise Rejected("wrong_payload", f"{name}: not JSON: {str(error)[:200]}; {expected}") from error
-    return SignalCommand(command_id=payload.command_id, by=payload.by, command=payload.command())
+    return SignalCommand(command_id=payload.command_id, by=payload.by, command=payload.command(), sender=payload.sender)
 
 
 def _problems(error: ValidationError) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from domain.entity import Event
+from domain.entity import Event, Sender
 from domain.errors import Rejected
 from domain.task.commands import (
     ApprovePlan,
@@ -17,6 +17,7 @@ from domain.task.commands import (
     ServerChanged,
     TaskCommand,
 )
+from domain.task.events import EVENTS
 from domain.task.models import (
     SCHEDULER,
     Gates,
@@ -26,7 +27,7 @@ from domain.task.models import (
     TaskConfig,
     TaskInput,
 )
-from domain.task.rules import apply, create_task
+from domain.task.rules import RULES, apply, create_task
 from domain.task.schedule import Action, Command, next_actions
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -49,6 +50,7 @@ class Driver:
             config=TaskConfig.model_validate(config),
         )
         self.state, events = create_task(task, self.now)
+        check_events(events)
         self.events: list[Event] = list(events)
         self.settle()
 
@@ -63,6 +65,7 @@ class Driver:
         self.count += 1
         envelope = Envelope(command_id=command_id or f"c{self.count}", by=by, command=command)
         self.state, events = apply(self.state, envelope, self.now)
+        check_events(events)
         self.events.extend(events)
         return events
 
@@ -72,6 +75,7 @@ class Driver:
             decision = next((a for a in self.actions() if isinstance(a, Command)), None)
             if decision is None:
                 return
+            check_decision(decision)
             self.apply(decision.command, SCHEDULER, decision.command_id)
         raise AssertionError(f"the scheduler does not come to an end: {self.wanted()[:10]}")
 
@@ -120,6 +124,20 @@ class Driver:
             name=name, pod="gpu1", status=ServerStatus(status), launch_id=f"gpu1/{name}/1", detail=detail
         )
         self.do(command, by="gpu-pod/gpu1")
+
+
+def check_events(events: Sequence[Event]) -> None:
+    """Check that events are as ``domain/task/events.py`` lists them."""
+    for event in events:
+        assert event.type in EVENTS, f"{event.type} is not in domain/task/events.py"
+        unknown = event.payload.keys() - set(EVENTS[event.type].fields)
+        assert not unknown, f"{event.type} in domain/task/events.py lacks the fields {sorted(unknown)}"
+
+
+def check_decision(decision: Command) -> None:
+    """Check that a decision of the scheduler is one that podctl may give."""
+    command = decision.command
+    assert Sender.PODCTL in RULES[type(command)].senders, f"the rule of {command.type} does not name PODCTL as a sender"
 
 
 def plan(*workstreams: str | dict[str, Any], servers: Sequence[str] = (), **fields: object) -> PlanDraft:

@@ -78,7 +78,7 @@ from domain.task.schedule import (
 from domain.task.serving import REPORTED
 from domain.task.summary import memo, search_values, summary_markdown
 from domain.task.waits import open_matters, waits_for
-from tests.unit.task.support import START
+from tests.unit.task.support import START, check_decision, check_events
 
 IDS = ["a", "b", "c", "d", "e"]
 SERVERS = ["s1", "s2"]
@@ -273,6 +273,7 @@ def play(task: TaskInput, sequence: Sequence[Step]) -> Iterator[tuple[TaskState,
             decision = next((a for a in next_actions(state, now) if isinstance(a, Command)), None)
             if decision is None:
                 break
+            check_decision(decision)
             before = state
             envelope = Envelope(command_id=decision.command_id, by="podctl", command=decision.command)
             state, events = apply(state, envelope, now)
@@ -290,6 +291,7 @@ def test_any_sequence_of_commands_keeps_the_invariants(task: TaskInput, sequence
         if events is None:
             assert after is before
             continue
+        check_events(events)
         for event in events:
             sequence_number += 1
             assert event.sequence == sequence_number

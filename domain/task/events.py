@@ -1,0 +1,95 @@
+"""Every type of event that a task's log can hold, and what each carries. The tests hold the rules to this table."""
+
+from typing import NamedTuple
+
+
+class EventType(NamedTuple):
+    """What one type of event tells."""
+
+    meaning: str
+    #: Every field that its payload can have; one that says nothing may be left out.
+    fields: tuple[str, ...]
+
+
+def _event(meaning: str, fields: str = "") -> EventType:
+    return EventType(meaning, tuple(fields.split()))
+
+
+#: By type, in the order of a task's life.
+EVENTS: dict[str, EventType] = {
+    "task_created": _event("The task began.", "task title config"),
+    "config_changed": _event(
+        "Settings were changed; those that did carry their new value.",
+        "gates agents agent_attempts max_concurrent spawn_cooldown_seconds notify failure_cooldown_seconds "
+        "escalate_after_seconds escalate_to",
+    ),
+    "command_refused": _event("A signal was refused; it changed nothing else.", "command code message"),
+    # Spec, plan, review.
+    "spec_updated": _event("The spec was written.", "revision digest bytes"),
+    "spec_approved": _event("The spec was approved.", "revision digest revision_named comment"),
+    "spec_rejected": _event("The spec was sent back.", "revision digest comment"),
+    "plan_updated": _event("The plan was written.", "revision digest summary workstreams model_servers to_be_redone"),
+    "plan_approved": _event("The plan was approved.", "revision digest revision_named comment"),
+    "plan_rejected": _event("The plan was sent back.", "revision digest comment"),
+    "review_approved": _event("The finished work was accepted.", "revision digest revision_named comment"),
+    "review_rejected": _event("The finished work was sent back.", "revision digest comment"),
+    # Phases.
+    "transition_requested": _event("Somebody asked for another phase.", "to reason needs_approval"),
+    "transition_approved": _event("A person let the change of phase happen.", "to requested_by comment"),
+    "transition_rejected": _event("A person dropped the change of phase.", "to requested_by reason"),
+    "transition_withdrawn": _event(
+        "The change of phase no longer made sense: work was taken up again.", "to requested_by"
+    ),
+    "phase_changed": _event("The task is in another phase.", "from to reason"),
+    "task_cancelled": _event("The task was ended by a person.", "reason"),
+    # Workstreams.
+    "workstream_created": _event(
+        "A workstream of the plan became real.", "workstream title depends_on executor priority"
+    ),
+    "workstream_started": _event("An attempt began.", "workstream title attempt executor pod run_id server"),
+    "workstream_awaiting_input": _event("A workstream waits for a person.", "workstream by_hand"),
+    "workstream_resumed": _event("A workstream got its answer and goes on.", "workstream"),
+    "workstream_completed": _event("An attempt succeeded.", "workstream title attempt result"),
+    "workstream_failed": _event(
+        "An attempt failed; recoverable: it is tried again by itself, at retry_at.",
+        "workstream attempt error recoverable retry_at result",
+    ),
+    "workstream_interrupted": _event(
+        "An attempt was ended, or nobody saw how it ended.", "workstream attempt error recoverable result"
+    ),
+    "workstream_retried": _event("A workstream is to be done once more.", "workstream attempt"),
+    "workstream_skipped": _event("A workstream was left out.", "workstream reason"),
+    "workstream_priority_changed": _event("Another one starts first.", "workstream priority"),
+    "workstreams_blocked": _event("A failure stands in the way of these.", "workstreams failed"),
+    "workstreams_unblocked": _event("No failure stands in the way of these any more.", "workstreams"),
+    "run_stopped": _event("A run that had to end is gone, verified.", "run_id pod"),
+    # Talk.
+    "message_posted": _event("Somebody said something.", "message message_type content workstream thread"),
+    "approval_requested": _event(
+        "A question with options waits for a person.", "message content options blocking workstream server"
+    ),
+    "approval_given": _event("A person chose an option.", "message choice comment workstream server"),
+    "approvals_closed": _event("These questions no longer matter.", "messages reason"),
+    "inbox_escalated": _event("Something has waited too long and is urgent now.", "item recipient preview"),
+    # Model servers: what the task wants, and what the GPU pod tells.
+    **{
+        f"model_server_{status}": _event(meaning, "server pod model launch_id detail")
+        for status, meaning in {
+            "wanted": "The task wants a model server.",
+            "attached": "The GPU pod counts the task as a holder.",
+            "pending": "It waits for GPUs.",
+            "launching": "It is being launched.",
+            "loading": "It loads its model.",
+            "ready": "It answers requests.",
+            "unhealthy": "It runs and does not answer.",
+            "unreachable": "Its machine does not answer.",
+            "restarting": "It ended and is launched again.",
+            "stopping": "It is being stopped.",
+            "stopped": "It is stopped, verified.",
+            "failed": "It failed; a person decides.",
+            "lost": "Its record on the machine is gone.",
+            "memory_unexplained": "It is stopped, and its GPU memory did not come back.",
+            "released": "The task no longer holds it.",
+        }.items()
+    },
+}
