@@ -211,6 +211,23 @@ class Site:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{await self.story(self.pod_workflow)}") from None
 
+    async def reached_again(self, hook: Hook, worker: WorkerProcess, name: str, *states: str) -> None:
+        """Wait until a program has stopped at ``hook`` for ``worker`` too, or it is known that none need come.
+
+        Which comes first is chance: the worker's watch may see what the lost program did before it is tried again,
+        and the server is then in one of ``states``.
+        """
+        await self.held_by(self.pod_workflow, "watch_pod", worker)
+
+        async def come_or_needless() -> bool:
+            pod = await self.pod()
+            return hook.was_reached() or shown_state(pod, pod.server(name)) in states
+
+        try:
+            await eventually(come_or_needless, f"{hook.point} is reached again, or {name} is {' or '.join(states)}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{await self.story(self.pod_workflow)}") from None
+
     async def events(self, workflow_id: str) -> tuple[Event, ...]:
         """Return a workflow's event log."""
         return (await self.client.log(workflow_id)).events

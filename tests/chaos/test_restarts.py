@@ -49,16 +49,16 @@ async def test_worker_killed_between_failure_and_restart_launches_nothing_twice(
         await made.start_server("coder", restart="on-failure")
         await made.server("coder", "ready")
         verified = Hook(machine, "stop.before-reply").set()
+        before_exec = Hook(machine, "launch.before-exec").set()
         await machine.signal_servers("api_server", signal.SIGKILL)
-        # Its end is verified on the machine, and nobody hears of it.
+        # Its end is verified on the machine, and nobody answers for it.
         await verified.reached()
         made.workers[-1].kill()
         assert made.launches(made.pod_name, "coder") == ["1"]
-        made.start_worker()
-        await verified.reached()
-        # By now its time may have come while nobody was there to launch it.
-        before_exec = Hook(machine, "launch.before-exec").set()
+        worker = made.start_worker()
+        await made.reached_again(verified, worker, "coder", "restarting", "pending", "launching")
         verified.release()
+        # By now its time may have come while nobody was there to launch it.
         await before_exec.reached()
         made.workers[-1].kill()
         made.start_worker()

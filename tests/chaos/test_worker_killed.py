@@ -63,11 +63,12 @@ class Point:
 Second = Literal["comes", "may come", "must not come"]
 
 
-def at_hook(point: str, second: Second) -> Point:
+def at_hook(point: str, second: Second, done: tuple[str, ...] = ("loading", "ready")) -> Point:
     """Return the point at which a program on the machine stops, with no more to go on before the new worker is there.
 
     ``second`` says whether another program, started for the new worker, stops there too: the podlet's calls that are
-    repeated do, a launch that exists must not be made again.
+    repeated do, a launch that exists must not be made again. It may come where the lost program has done its work,
+    which the new worker's watch may see before that is repeated: the server is then in one of the states ``done``.
     """
 
     async def lose(told: Told) -> None:
@@ -77,10 +78,12 @@ def at_hook(point: str, second: Second) -> Point:
         worker = told.site.start_worker()
         if second == "comes":
             await hook.reached()
+        elif second == "may come":
+            await told.site.reached_again(hook, worker, "coder", *done)
         else:
             await told.site.held_by(told.site.pod_workflow, "watch_pod", worker)
-            await told.site.server("coder", "loading", "ready")
-            assert second == "may come" or not hook.was_reached(), f"a second program came to {point}"
+            await told.site.server("coder", *done)
+            assert not hook.was_reached(), f"a second program came to {point}"
         hook.release()
 
     return _hooked(point, lose)
@@ -140,7 +143,6 @@ POINTS = {
     point.name: point
     for point in (
         at_hook("launch.before-exec", "must not come"),
-        # The new worker's watch may see the launch before its launch is repeated, which is then not needed.
         at_hook("launch.before-reply", "may come"),
         at_hook("vllm.loading", "must not come"),
         at_hook("watch.before-change", "comes"),
@@ -149,7 +151,7 @@ POINTS = {
         Point("start-in-queue", lose_while_queued, fill_the_machine),
         at_hook("stop.before-term", "comes"),
         at_hook("stop.before-kill", "comes"),
-        at_hook("stop.before-reply", "comes"),
+        at_hook("stop.before-reply", "may come", done=("stopped",)),
         at_hook_alone("launch.before-exec"),
         at_hook_alone("run.before-reply"),
         at_hook_alone("stop.before-kill"),
