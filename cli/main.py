@@ -29,6 +29,7 @@ from cli import (
     simulate,
     system,
     task,
+    workstreams,
 )
 
 app = typer.Typer(
@@ -75,6 +76,7 @@ for group in (
     system,
     simulate,
     demo,
+    workstreams,
 ):
     group.register(app)
 

@@ -1,5 +1,6 @@
-"""`podctl task create | list | show | logs | cancel`."""
+"""`podctl task create | list | show | logs | move | evaluate | cancel`."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +9,7 @@ import typer
 from cli.complete import complete_task
 from cli.context import AsOption, open_client, speaker
 from cli.output import Format, OutputOption, print_json, print_progress, print_table, run_async
+from cli.task_commands import tell
 
 if TYPE_CHECKING:
     from domain.task.models import TaskState
@@ -16,6 +18,16 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Begin tasks, look at them, end them.")
 
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", autocompletion=complete_task, help="The task's id.")]
+
+
+class PhaseName(StrEnum):
+    """Where a task can be moved. It is ended by ``cancel``."""
+
+    SPEC_CLARIFICATION = "spec_clarification"
+    PLANNING = "planning"
+    WORKSTREAM_EXECUTION = "workstream_execution"
+    REVIEW = "review"
+    COMPLETED = "completed"
 
 
 def register(parent: typer.Typer) -> None:
@@ -138,6 +150,42 @@ def cancel(
     print(f"task {task} is cancelled")
     for still_ending in waits_for(state):
         print_progress(f"  {still_ending}")
+
+
+@app.command()
+def move(
+    task: TaskArgument,
+    phase: Annotated[PhaseName, typer.Argument(metavar="PHASE", help=f"One of {', '.join(PhaseName)}.")],
+    *,
+    reason: Annotated[str, typer.Option(help="Why; it is shown with the task.")] = "",
+    by: AsOption = None,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Ask for another phase. A move back, and one to a review that needs a person, wait for a person's yes."""
+    from cli.render import words
+    from domain.task.commands import RequestTransition
+    from domain.task.models import Phase
+
+    def told(state: "TaskState") -> str:
+        if state.pending_transition is None:
+            return f"in {words(state.phase)} now"
+        approve = f"podctl signal approve {task} --message {state.pending_transition.message_id}"
+        return f"asked to move to {words(phase.value)}; it does when somebody approves: {approve}"
+
+    tell(task, RequestTransition(to=Phase(phase.value), reason=reason), told, by=by, output=output)
+
+
+@app.command()
+def evaluate(task: TaskArgument, *, by: AsOption = None, output: OutputOption = Format.TABLE) -> None:
+    """Have what comes next decided now: pauses before a retry, and what a move back held up, are over."""
+    from domain.task.commands import Evaluate
+    from domain.task.waits import waits_for
+
+    def told(state: "TaskState") -> str:
+        waits = waits_for(state)
+        return f"looked at again; it waits for: {waits[0]}" if waits else "looked at again; it waits for nobody"
+
+    tell(task, Evaluate(), told, by=by, output=output)
 
 
 async def _read(task: str) -> "TaskState":

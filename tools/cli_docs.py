@@ -89,10 +89,12 @@ def _default(parameter: Any) -> str:  # noqa: ANN401 - typer's own copy of click
 def _shapes() -> Iterator[str]:
     """Yield the fields of what is printed as JSON; those of states are the models' own."""
     from podctl.listing import InboxRow, OrphanRow, PodRow, ServerRow, TaskRow
+    from podctl.workstreams import WorkstreamView
 
     for command, shape in (
         ("podctl task list", TaskRow),
         ("podctl inbox", InboxRow),
+        ("podctl workstream list", WorkstreamView),
         ("podctl pods", PodRow),
         ("podctl list", ServerRow),
         ("podctl pods reap", OrphanRow),
@@ -100,6 +102,7 @@ def _shapes() -> Iterator[str]:
         what = (inspect.getdoc(shape) or "").replace("``", "`")
         yield f"- `{command}`: a list. {_cell(what)}"
         yield from _fields(shape)
+    yield "- `podctl workstream show`: the object that `podctl workstream list` has for the workstream."
     yield "- `podctl start`: the object that `podctl list` has for the server."
     yield (
         "- `podctl task show`, and one a line `podctl watch`: the task whole, as `domain/task/models.py` describes it "
@@ -116,6 +119,10 @@ def _shapes() -> Iterator[str]:
     yield (
         "- `podctl signal …`: `task`, `signal`, `command_id`, `status` (`accepted`, or `recorded` while no worker has "
         "processed it); an approval of a gate also `title`, `revision`, `digest`. A refused one is an error."
+    )
+    yield (
+        "- what changes a task or its workstreams: `task`, `command`, `command_id`, `by`, `status` (`accepted`), "
+        "`message` (what the table says). A refused one is an error."
     )
     yield ""
 

@@ -1,0 +1,39 @@
+"""One command to a task: sent, and told in one line or as JSON what came of it."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from cli.context import open_client, speaker
+from cli.output import Format, print_json, run_async
+
+if TYPE_CHECKING:
+    from domain.task.commands import TaskCommand
+    from domain.task.models import TaskState
+
+#: What came of a command, in words, from the state after it.
+Told = Callable[["TaskState"], str]
+
+
+def tell(task: str, command: "TaskCommand", told: Told | str, *, by: str | None, output: Format) -> None:
+    """Send a command to a task and print what came of it: ``task T: …, by NAME``."""
+    name = speaker(by)
+
+    async def send() -> "tuple[str, TaskState | None]":
+        client = await open_client()
+        outcome = await client.execute_task(task, command, by=name)
+        return outcome.command_id, None if isinstance(told, str) else await client.task(task)
+
+    command_id, state = run_async(
+        send(), when_interrupted=f"interrupted: `podctl task show {task}` says whether it was done"
+    )
+    words = told if isinstance(told, str) else told(state) if state else ""
+    if output is Format.JSON:
+        report = {"task": task, "command": command.type, "command_id": command_id, "by": name, "status": "accepted"}
+        print_json({**report, "message": words})
+    else:
+        print(f"task {task}: {words}, by {name}")
+
+
+async def read_task(task: str) -> "TaskState":
+    """Return a task's state. Works without a worker."""
+    return await (await open_client()).task(task)
