@@ -27,6 +27,9 @@ One launch on disk, ``{root}/launches/{a}/{b}/{c}/``::
     log_times       how long output.log was at which time
     api_key, work/
 
+A run's folder is ``{root}/work/{task}/{part}/``; in it ``.podctl/input-{attempt}`` is what the run is told and
+``.podctl/output-{attempt}`` what it tells, named to its program by ``$PODCTL_INPUT`` and ``$PODCTL_OUTPUT``.
+
 Of a server's launches that are ended and verified the newest 10 are kept.
 
 Imports stand where they are needed: a supervisor lives as long as its launch, and a thousand of them have to fit.
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
 
 PROTOCOL = 1
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
+OUTPUT_LIMIT = 256 * 1024  # bytes of what a run may tell its caller in a file
 LAUNCHES_KEPT = 10
 LOG_CHUNK_BYTES = 256 * 1024
 LOG_LOOK_EVERY = 0.2  # seconds between looks at a log that is followed and does not grow
@@ -692,14 +696,14 @@ def check_id(text: str, parts: int, what: str) -> str:
         raise Failure(
             "bad_request",
             f"{what} {text[:200]!r} is not valid: {parts} names joined by '/', each 1 to 63 letters, digits, '-', '_' "
-            "or '.', beginning with a letter or digit, without '..'",
+            "or '.', beginning with a letter, a digit or '_', without '..'",
         )
     return text
 
 
 def _is_name(text: str) -> bool:
     plain = text.replace("_", "a").replace(".", "a").replace("-", "a")
-    return 0 < len(text) < 64 and text[0].isalnum() and plain.isascii() and plain.isalnum() and ".." not in text
+    return 0 < len(text) < 64 and text[0] not in "-." and plain.isascii() and plain.isalnum() and ".." not in text
 
 
 class Root:
@@ -1020,6 +1024,8 @@ class LaunchRequest:
         self.served_name = request.optional_text("served_name")
         self.server = request.optional_text("server")
         self.owner = request.optional_text("owner")  # whose launch it is: several podctls may use one machine
+        self.input = request.optional_text("input")  # what PODCTL_INPUT holds
+        self.wants_output = request.flag("output")  # whether what PODCTL_OUTPUT holds is part of the result
         log_limit = request.integer("log_limit")  # bytes of a server's log that are kept, for tests
         if self.kind not in ("server", "run") or (kind and self.kind != kind):
             raise Failure("bad_request", f"launch {self.id}: kind must be {kind or 'server or run'}, not {self.kind!r}")
@@ -1029,6 +1035,8 @@ class LaunchRequest:
             raise Failure("bad_request", f"launch {self.id}: internal_ports must be [first, count]")
         if log_limit is not None and (self.kind != "server" or log_limit < 1):
             raise Failure("bad_request", f"launch {self.id}: log_limit must be a number of bytes, and is for servers")
+        if (self.input is not None or self.wants_output) and self.kind != "run":
+            raise Failure("bad_request", f"launch {self.id}: input and output are for runs")
         if self.workspace is not None:
             check_id(self.workspace, 2, "workspace")
         if self.server is not None:
@@ -1036,6 +1044,14 @@ class LaunchRequest:
         self.log_limit = (log_limit or LOG_LIMIT) if self.kind == "server" else None
         if self.kind == "server":
             self.arguments = [loopback() if word == "{loopback}" else word for word in self.arguments]
+
+    def folder(self, root: "Root") -> str:
+        """Return the folder that its program works in."""
+        return root.launch(self.id).path("work") if self.workspace is None else f"{root.path}/work/{self.workspace}"
+
+    def exchange(self, root: "Root", name: str) -> str:
+        """Return the path of a file by which its program is told something, or tells something: one an attempt."""
+        return f"{self.folder(root)}/.podctl/{name}-{self.id.rsplit('/', 1)[1]}"
 
     def held_ports(self) -> Set[int]:
         """Return every port that belongs to it while it lives, internal ones included."""
@@ -1081,7 +1097,7 @@ def launch_once(root: Root, wanted: LaunchRequest) -> Tuple[Launch, bool]:
         if launch.has("stop.json"):
             raise Failure("launch_stopped", f"launch {wanted.id} was stopped before it ran; launch under a new id")
         environment = _environment(root, wanted, report)
-        folder = launch.path("work") if wanted.workspace is None else f"{root.path}/work/{wanted.workspace}"
+        folder = wanted.folder(root)
         program = find_program(wanted.arguments[0], environment.get("PATH"), folder)
         if program is None:
             raise Failure(
@@ -1092,6 +1108,7 @@ def launch_once(root: Root, wanted: LaunchRequest) -> Tuple[Launch, bool]:
         _refuse_overlap(root, wanted)
         os.makedirs(launch.folder, mode=0o700, exist_ok=True)
         os.makedirs(folder, mode=0o700, exist_ok=True)
+        environment.update(_exchange_files(root, wanted))
         secrets = list(wanted.secrets.values())
         if wanted.server:
             secrets.append(root.launch(wanted.server).api_key() or "")
@@ -1134,6 +1151,44 @@ def launch_once(root: Root, wanted: LaunchRequest) -> Tuple[Launch, bool]:
         os.close(status)
     _remove_set_aside(launch)
     return launch, True
+
+
+def _exchange_files(root: Root, wanted: LaunchRequest) -> Dict[str, str]:
+    """Write what a run is told, make room for what it tells, and return where both are, as environment variables."""
+    variables: Dict[str, str] = {}
+    if wanted.input is not None or wanted.wants_output:
+        make_private(f"{wanted.folder(root)}/.podctl")
+    if wanted.input is not None:
+        variables["PODCTL_INPUT"] = wanted.exchange(root, "input")
+        write_file(variables["PODCTL_INPUT"], wanted.input.encode("utf-8", "surrogatepass"))
+    if wanted.wants_output:
+        variables["PODCTL_OUTPUT"] = wanted.exchange(root, "output")
+        remove_file(variables["PODCTL_OUTPUT"])
+    return variables
+
+
+def read_output(path: str, marks: Json) -> Tuple[Optional[str], str]:
+    """Return what a program wrote for its caller, without secrets, or None and why there is nothing to be had."""
+    import stat
+
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None, "it wrote nothing to the file that $PODCTL_OUTPUT names"
+    except OSError as error:
+        return None, f"what $PODCTL_OUTPUT names cannot be read: {error.strerror}"
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        return None, "what $PODCTL_OUTPUT names is no file"
+    with os.fdopen(descriptor, "rb") as file:
+        written = file.read(OUTPUT_LIMIT + 1)
+    if len(written) > OUTPUT_LIMIT:
+        return None, f"it wrote more than {OUTPUT_LIMIT} bytes to the file that $PODCTL_OUTPUT names"
+    try:
+        written.decode()
+    except UnicodeDecodeError as error:
+        return None, f"what it wrote to the file that $PODCTL_OUTPUT names is not UTF-8: {error.reason}"
+    return hide(written, marks, is_whole=True), ""
 
 
 def _set_old_aside(root: Root, launch: Launch) -> None:
@@ -2053,13 +2108,20 @@ class Run:
     """A launch whose end is waited for."""
 
     def __init__(
-        self, launch: Launch, created: bool, caller: Caller, interval: float, timeout: Optional[float]
+        self,
+        launch: Launch,
+        created: bool,
+        caller: Caller,
+        interval: float,
+        timeout: Optional[float],
+        output: Optional[str] = None,
     ) -> None:
         self.launch = launch
         self.created = created
         self.caller = caller
         self.interval = interval
         self.timeout = timeout  # seconds since its start, whoever waited meanwhile
+        self.output = output  # path of what it tells its caller
 
     def wait(self) -> Json:
         """Wait for the end of the first process (or of stdin) and return how it went."""
@@ -2075,6 +2137,7 @@ class Run:
             digest.update(piece)
             offset += len(piece)
         process = self.launch.read("process.json") or {}
+        output, problem = read_output(self.output, self.launch.secret_marks()) if self.output else (None, "")
         return {
             "id": self.launch.id,
             "exit": ending,
@@ -2085,6 +2148,8 @@ class Run:
             "started_at": process.get("started_at"),
             "created": self.created,
             "timed_out": self.launch.has("timed_out.json"),
+            "output": output,
+            "output_problem": problem,
         }
 
     def _await_exit(self) -> Optional[Json]:
@@ -3238,7 +3303,8 @@ def do_run(request: Request, root: Root, caller: Caller) -> Json:
     timeout = request.number("timeout", 0.0, 0.0, 365 * 86400.0) or None
     request.finish()
     launch, created = launch_once(root, wanted)
-    return Run(launch, created, caller, interval, timeout).wait()
+    output = wanted.exchange(root, "output") if wanted.wants_output else None
+    return Run(launch, created, caller, interval, timeout, output).wait()
 
 
 def do_read_log(request: Request, root: Root, caller: Caller) -> Json:

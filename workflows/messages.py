@@ -3,7 +3,7 @@
 They stand in histories for ever: new fields have defaults, none is renamed.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -23,7 +23,8 @@ from domain.gpu.commands import (
 )
 from domain.gpu.models import Adoption, Belief, GpuPodState, StartPlan
 from domain.gpu.setup import StepName
-from domain.task.models import CommandExecutor, ModelServerDraft, Result, TaskInput, TaskState
+from domain.task.models import CommandExecutor, ModelServerDraft, PlanDraft, Result, TaskInput, TaskState
+from domain.task.runs import RunSubject
 
 
 class TaskStart(Value):
@@ -124,16 +125,18 @@ class SetupStepOutput(Value):
 
 
 class RunInput(Value):
-    """One attempt of a ``command`` workstream."""
+    """One run of a task's program. ``subject`` says whose."""
 
     pod: str
     run_id: str
     task_id: str
-    workstream_id: str
+    subject: RunSubject
     executor: CommandExecutor
     server_launch: str | None = None
     #: The pod's task queue, as far as the workflow knows it; None: its own.
     task_queue: str | None = None
+    #: What the program makes for the task, in the file that $PODCTL_OUTPUT names; None: nothing is taken.
+    makes: Literal["text", "plan"] | None = None
 
 
 class RunOutput(Value):
@@ -144,6 +147,11 @@ class RunOutput(Value):
     timed_out: bool = False
     #: Why the program never ran.
     error: str | None = None
+    #: What it made.
+    text: str = ""
+    plan: PlanDraft | None = None
+    #: Why what it made cannot be used.
+    problem: str = ""
 
 
 class AttachInput(Value):

@@ -9,6 +9,7 @@ EXECUTE: Final = "execute"
 STATE: Final = "state"
 EVENTS: Final = "events"
 OUTCOME: Final = "outcome"
+BRIEFING: Final = "briefing"
 
 #: The signal that a GPU pod sends to the task pods which hold one of its model servers.
 MODEL_SERVER_SIGNAL: Final = "model-server"

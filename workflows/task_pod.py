@@ -5,35 +5,28 @@ from typing import Any
 
 from temporalio import workflow
 from temporalio.common import SearchAttributeUpdate
-from temporalio.exceptions import ActivityError, ApplicationError
 
-from workflows import names, timeouts
-from workflows.activity_calls import definite_refusal, execute_activity, on_the_pods_queue
+from workflows import names
+from workflows.activity_calls import execute_activity
 from workflows.entity import Rules, View
 from workflows.entity_workflow import EntityWorkflow
 from workflows.search_attributes import GPU_POD, MODEL, NEEDS_APPROVAL, PHASE
+from workflows.task_runs import run_command, stop_run
 
 with workflow.unsafe.imports_passed_through():
     from pydantic import BaseModel, JsonValue
 
     from domain.entity import Outcome
-    from domain.gpu.commands import StopFailed
     from domain.task import commands, rules, schedule, signals, summary
+    from domain.task.briefing import briefing_for_run
     from domain.task.commands import Envelope
     from domain.task.models import TaskState
     from workflows.messages import (
         AttachInput,
         AttachOutput,
         DetachInput,
-        RunInput,
-        RunOutput,
-        StopInput,
-        StopOutput,
         TaskStart,
     )
-
-#: Seconds between TERM and KILL for a run that a person ended.
-RUN_GRACE = 10.0
 
 
 def _search_attributes(state: TaskState) -> list[SearchAttributeUpdate[Any]]:
@@ -88,6 +81,11 @@ class TaskPodWorkflow(EntityWorkflow[TaskState]):
         """Refuse a command before it enters the history."""
         self.entity.check(envelope)
 
+    @workflow.query(name=names.BRIEFING, description="What the program of a run is told; null: no such run is wanted")
+    def briefing(self, run_id: str) -> JsonValue:
+        """Return what the program of a run is told."""
+        return briefing_for_run(self.entity.state, run_id)
+
     async def _perform(self, action: schedule.Action) -> Sequence[BaseModel]:
         """Carry out one action and return the commands that report its outcome."""
         match action:
@@ -100,9 +98,9 @@ class TaskPodWorkflow(EntityWorkflow[TaskState]):
                 )
                 return [commands.ServerReleased(name=action.name)]
             case schedule.RunCommand():
-                return [await _run(action)]
+                return [await run_command(action)]
             case schedule.StopRun():
-                return [await _stop_run(action)]
+                return [await stop_run(action)]
             case _:
                 raise AssertionError(f"{action.type} is not carried out by activities")
 
@@ -118,84 +116,3 @@ async def _attach(action: schedule.AttachServer) -> BaseModel:
     if output.code is not None:
         return commands.ServerAttachFailed(name=server.name, code=output.code, message=output.message)
     return commands.ServerAttached(name=server.name)
-
-
-async def _run(action: schedule.RunCommand) -> BaseModel:
-    async def run(queue: str | None) -> RunOutput:
-        given = RunInput(
-            pod=action.pod,
-            run_id=action.run_id,
-            task_id=action.task_id,
-            workstream_id=action.ws_id,
-            executor=action.executor,
-            server_launch=action.server_launch,
-            task_queue=queue,
-        )
-        return await execute_activity(
-            names.RUN_COMMAND,
-            given,
-            RunOutput,
-            attempt=timeouts.OBSERVER,
-            task_queue=queue,
-            taken_up_within=timeouts.TAKEN_UP if queue else None,
-            summary=f"{action.ws_id} on {action.pod}",
-        )
-
-    try:
-        output = await on_the_pods_queue(run)
-    except ActivityError as error:
-        refusal = definite_refusal(error)
-        if refusal.type == "pod_removed":
-            return commands.WorkstreamInterrupted(ws_id=action.ws_id, attempt=action.attempt, reason=refusal.message)
-        return commands.FailWorkstream(
-            ws_id=action.ws_id,
-            attempt=action.attempt,
-            error=f"{refusal.message} ({refusal.type})",
-            recoverable=refusal.type in _PASSING,
-        )
-    if output.interrupted:
-        return commands.WorkstreamInterrupted(
-            ws_id=action.ws_id, attempt=action.attempt, reason=f"nobody saw how run {action.run_id} ended"
-        )
-    failure = _failure(action, output)
-    if failure is None:
-        return commands.CompleteWorkstream(ws_id=action.ws_id, attempt=action.attempt, result=output.result)
-    return commands.FailWorkstream(ws_id=action.ws_id, attempt=action.attempt, error=failure, result=output.result)
-
-
-#: Refusals that may be over in a moment: nothing has run, so the attempt may be repeated.
-_PASSING = frozenset({"server_not_running"})
-
-
-def _failure(action: schedule.RunCommand, output: RunOutput) -> str | None:
-    """Return why a run that ended is a failure, or None."""
-    run = output.result.run
-    if output.timed_out:
-        return f"it took longer than {action.executor.timeout_seconds:g} s and was stopped"
-    if output.error is not None:
-        return output.error
-    if run is None or run.exit_code == 0:
-        return None
-    return f"ended by signal {run.signal}" if run.signal is not None else f"exit code {run.exit_code}"
-
-
-async def _stop_run(action: schedule.StopRun) -> BaseModel:
-    async def stop(queue: str | None) -> StopOutput:
-        return await execute_activity(
-            names.STOP_LAUNCH,
-            StopInput(pod=action.pod, launch_id=action.run_id, grace=RUN_GRACE, task_queue=queue),
-            StopOutput,
-            task_queue=queue,
-            taken_up_within=timeouts.TAKEN_UP if queue else None,
-            summary=f"stop run {action.run_id}",
-        )
-
-    try:
-        output = await on_the_pods_queue(stop)
-    except ActivityError as error:
-        # The pod itself is gone from podctl: a person said so, and nothing on it can be looked at any more.
-        definite_refusal(error)
-        return commands.RunStopped(run_id=action.run_id)
-    if isinstance(output.report, StopFailed):
-        raise ApplicationError(output.report.message, type=output.report.code)
-    return commands.RunStopped(run_id=action.run_id)

@@ -22,7 +22,6 @@ from domain.task.commands import (
     TaskCommand,
 )
 from domain.task.models import (
-    UNDER_WAY,
     CommandExecutor,
     GateMode,
     ModelServerDraft,
@@ -44,6 +43,7 @@ from domain.task.readiness import (
     task_blocked,
     workstreams_asking,
 )
+from domain.task.runs import RunSubject, wanted_runs
 from domain.task.waits import Gate, all_settled, failures_undecided, gate_mode, gate_object, waiting_gate
 
 
@@ -79,21 +79,23 @@ class DetachServer(Value):
 
 
 class RunCommand(Value):
-    """Run a workstream's command on its pod, or find the run of that id again.
+    """Run a program on its pod, or find the run of that id again.
 
-    Leads to ``complete_workstream``, ``fail_workstream`` or ``workstream_interrupted`` with the same attempt.
+    Leads to a report on the subject: ``complete_workstream``, ``fail_workstream`` or ``workstream_interrupted`` with
+    the same attempt; ``agent_done``, ``agent_failed`` or ``agent_interrupted``; ``action_ended``.
     """
 
     type: Literal["run_command"] = "run_command"
     key: str
     task_id: str
-    ws_id: str
-    attempt: int
+    subject: RunSubject
     run_id: str
     pod: str
     executor: CommandExecutor
     #: Launch id of the model server whose address and key the program gets.
     server_launch: str | None
+    #: What the program makes for the task, beside its output; None: nothing is taken.
+    makes: Literal["text", "plan"] | None = None
 
 
 class StopRun(Value):
@@ -152,21 +154,17 @@ def _servers_and_runs(state: TaskState) -> Iterator[Action]:
     for server in state.servers.values():
         if server.status is ServerStatus.WANTED and server_needed(state, server):
             yield AttachServer(key=f"attach/{server.name}", task_id=state.task_id, server=server.spec)
-    plan = drafts(state)
-    for ws in state.workstreams.values():
-        if ws.run is not None and ws.status in UNDER_WAY:
-            executor = plan[ws.ws_id].executor
-            if isinstance(executor, CommandExecutor):
-                yield RunCommand(
-                    key=f"run/{ws.run.run_id}",
-                    task_id=state.task_id,
-                    ws_id=ws.ws_id,
-                    attempt=ws.attempt,
-                    run_id=ws.run.run_id,
-                    pod=ws.run.pod,
-                    executor=executor,
-                    server_launch=ws.run.server_launch,
-                )
+    for wanted in wanted_runs(state):
+        yield RunCommand(
+            key=f"run/{wanted.run.run_id}",
+            task_id=state.task_id,
+            subject=wanted.subject,
+            run_id=wanted.run.run_id,
+            pod=wanted.run.pod,
+            executor=wanted.executor,
+            server_launch=wanted.run.server_launch,
+            makes=wanted.makes,
+        )
 
 
 def _phase_step(state: TaskState) -> Iterator[Command]:

@@ -14,6 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from domain.errors import BadInput
+from domain.ids import NAME_PATTERN, check_name
+from domain.task.runs import agent_run_id
 from podlet import podlet
 from tests.activity.podlet_harness import PODLET, Conversation, Machine, PodletError
 
@@ -167,6 +170,16 @@ def test_no_id_leaves_its_folder(text: str) -> None:
     except podlet.Failure:
         return
     assert Path("/base/launches", text).resolve().relative_to("/base/launches").parts == tuple(text.split("/"))
+
+
+@given(st.from_regex(NAME_PATTERN, fullmatch=True), st.from_regex(r"[a-z][a-z0-9-]{0,40}", fullmatch=True))
+def test_a_run_of_an_agent_has_an_id_and_a_folder_that_no_workstream_can_have(task: str, agent: str) -> None:
+    run_id = agent_run_id(task.replace("..", "."), agent, 3)
+    assert podlet.check_id(run_id, 3, "launch id") == run_id
+    workspace = run_id.rpartition("/")[0]
+    assert podlet.check_id(workspace, 2, "workspace") == workspace
+    with pytest.raises(BadInput):
+        check_name("workstream", workspace.split("/")[1])
 
 
 @given(st.text(), st.lists(st.text(min_size=4)))

@@ -45,6 +45,60 @@ def test_a_run_returns_how_it_went(machine: Machine) -> None:
     assert result["created"]
 
 
+def test_a_run_is_told_and_tells_in_files_of_its_own(machine: Machine) -> None:
+    script = 'test -O "$PODCTL_INPUT" && stat -c %a "$PODCTL_INPUT"; tr a-z A-Z < "$PODCTL_INPUT" > "$PODCTL_OUTPUT"'
+    for attempt, told in (("1", "first"), ("2", "sécond")):
+        run = machine.start(
+            "run",
+            id=f"task/_planner-1/{attempt}",
+            argv=["sh", "-c", script],
+            workspace="task/_planner-1",
+            input=told,
+            output=True,
+        )
+        result = run.result()
+        assert (result["tail"], result["output_problem"]) == ("600\n", "")
+        assert result["output"].casefold() == told
+    assert (machine.root / "work/task/_planner-1/.podctl/input-1").read_text() == "first", "one an attempt"
+
+
+def test_what_a_run_does_not_ask_for_it_is_not_given(machine: Machine) -> None:
+    result = start(machine, 'echo "${PODCTL_INPUT-none} ${PODCTL_OUTPUT-none}"', workspace="task/ws").result()
+    assert (result["tail"], result["output"], result["output_problem"]) == ("none none\n", None, "")
+
+
+@pytest.mark.parametrize(
+    ("script", "problem"),
+    [
+        ("true", "it wrote nothing to the file"),
+        ('mkdir "$PODCTL_OUTPUT"', "is no file"),
+        ('mkfifo "$PODCTL_OUTPUT"; true', "is no file"),
+        ('ln -s /etc/passwd "$PODCTL_OUTPUT"', "cannot be read"),
+        ('head -c 262145 /dev/zero > "$PODCTL_OUTPUT"', "more than 262144 bytes"),
+        (r'printf "\377\376" > "$PODCTL_OUTPUT"', "is not UTF-8"),
+    ],
+)
+def test_output_that_cannot_be_used_is_told_as_such(machine: Machine, script: str, problem: str) -> None:
+    result = start(machine, script, workspace="task/ws", output=True).result()
+    assert result["output"] is None
+    assert problem in result["output_problem"]
+
+
+def test_secrets_are_not_in_the_output(machine: Machine) -> None:
+    script = 'echo "it is $TOKEN" > "$PODCTL_OUTPUT"'
+    result = start(machine, script, workspace="task/ws", output=True, secrets={"TOKEN": "t0ken-value"}).result()
+    assert result["output"] == "it is ***\n"
+
+
+def test_a_run_is_told_nothing_through_a_link_out_of_its_folder(machine: Machine) -> None:
+    elsewhere = machine.folder / "elsewhere"
+    elsewhere.mkdir()
+    start(machine, 'ln -s "$1" .podctl', str(elsewhere), workspace="task/ws").result()
+    with pytest.raises(PodletError, match="folder_taken"):
+        machine.start("run", id="task/ws/2", argv=["true"], workspace="task/ws", input="told").result()
+    assert not list(elsewhere.iterdir())
+
+
 def test_a_run_beats_while_it_lasts(machine: Machine) -> None:
     run = start(machine, "echo hello; exec sleep 1000")
     assert run.read() == {"podlet": 1, "type": "beat", "log_size": 6, "members": 1}

@@ -1,5 +1,6 @@
 """Whole tasks against a real Temporal server: gates, executors, failures, cancelling, and every malformed message."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -111,6 +112,31 @@ async def test_a_diamond_of_commands_runs_on_the_model_server_its_plan_names(tas
     assert stopped.counter == 1
     assert set((await pod.machine.gpu_memory()).values()) == {0}
     assert state.servers["coder"].launch_id == f"{pod.name}/coder/1"
+
+
+async def test_a_command_is_told_of_the_task_and_of_what_it_depends_on(tasks: Tasks, pod: SimulatedPod) -> None:
+    show = """[sh, -c, 'cat "$PODCTL_INPUT"']"""
+    task = await tasks.create(
+        f"""
+workstreams:
+  - {{id: first, title: First, executor: signal}}
+  - id: work
+    title: Work
+    description: as described
+    depends_on: [first]
+    executor: {{type: command, pod: {pod.name}, argv: {show}}}
+"""
+    )
+    await task.work_begins()
+    await task.ok("workstream-result", workstream="first", status="completed", result="found it", artifacts=["a.md"])
+    state = await task.reaches("review")
+    result = state.workstreams["work"].result
+    assert result
+    told = json.loads(result.text)
+    assert (told["task"], told["spec"]["content"]) == (task.id, "do it")
+    assert told["workstream"]["description"] == "as described"
+    first = {"id": "first", "title": "First", "status": "completed", "result": "found it", "artifacts": ["a.md"]}
+    assert told["workstream"]["dependencies"] == [first]
 
 
 async def test_automatic_gates_need_nobody(tasks: Tasks) -> None:

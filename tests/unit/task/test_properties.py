@@ -65,6 +65,7 @@ from domain.task.models import (
     WorkstreamStatus,
 )
 from domain.task.rules import apply, create_task
+from domain.task.runs import WorkstreamRun
 from domain.task.schedule import (
     AttachServer,
     Command,
@@ -433,8 +434,9 @@ def test_a_task_whose_questions_are_answered_ends(task: TaskInput, outcomes: lis
             do(ServerReleased(name=action.name))
         elif isinstance(action, StopRun):
             do(RunStopped(run_id=action.run_id))
-        elif isinstance(action, RunCommand):
-            do(_report(action.ws_id, action.attempt, remaining.pop() if remaining else "complete"))
+        elif isinstance(action, RunCommand) and isinstance(action.subject, WorkstreamRun):
+            subject = action.subject
+            do(_report(subject.ws_id, subject.attempt, remaining.pop() if remaining else "complete"))
         elif matter := next(iter(open_matters(state)), None):
             do(_answer(state, matter.message_id, bool(remaining)))
         elif isinstance(action, WakeAt):

@@ -20,6 +20,7 @@ from domain.task.commands import (
     WorkstreamInterrupted,
 )
 from domain.task.models import Phase, Priority, Result, RunResult, TaskConfig
+from domain.task.runs import WorkstreamRun
 from domain.task.schedule import RunCommand, WakeAt
 from domain.task.waits import waits_for
 from tests.unit.task.support import Driver, command, executing, serving
@@ -274,7 +275,8 @@ def test_what_a_machine_reports_is_cut_not_refused() -> None:
 def test_a_command_run_is_fully_described_before_it_starts() -> None:
     driver = serving(command("a", server="coder"))
     (run,) = (action for action in driver.actions() if isinstance(action, RunCommand))
-    assert (run.run_id, run.pod, run.attempt, run.server_launch) == ("t1/a/1", "gpu1", 1, "gpu1/coder/1")
+    assert run.subject == WorkstreamRun(ws_id="a", attempt=1)
+    assert (run.run_id, run.pod, run.server_launch, run.makes) == ("t1/a/1", "gpu1", "gpu1/coder/1", None)
     assert run.executor.argv == ("make", "a")
     assert driver.event_types()[-1] == "workstream_started"
 
