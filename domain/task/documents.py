@@ -12,6 +12,8 @@ from domain.task.waits import Gate, gate_object
 
 #: Bytes of a spec's content, requirements and acceptance criteria together.
 SPEC_LIMIT = 256 * 1024
+#: Bytes of a review's report.
+REPORT_LIMIT = 64 * 1024
 
 
 # -- spec and plan ------------------------------------------------------------------------------------------------
@@ -105,6 +107,26 @@ def _write_plan(change: Change, plan: Plan, approval: Approval | None) -> None:
         model_servers=list(plan.model_servers),
         to_be_redone=[*redone],
     )
+
+
+def write_report(change: Change, text: str) -> None:
+    """Write the review's report, over one that is there. The digest of the review covers it; approving then names it.
+
+    Raises ``Rejected`` outside of review, once the review is approved, and for a text that is empty or too long.
+    """
+    _check_gate_phase(change.state, "review")
+    if not text.strip():
+        raise Rejected("report_empty", "the report has no content; say what was found, in markdown")
+    check_length("the report", text, REPORT_LIMIT, "put the bulk into a file and name it")
+    review = change.state.review
+    revision = review.report_revision + 1
+    outcome = digest(f"{review.outcome_digest}\0{text}".encode())
+    change.set(
+        review=review.model_copy(
+            update={"report": text, "reported_by": change.by, "report_revision": revision, "digest": outcome}
+        )
+    )
+    change.emit("report_written", review=review.revision, revision=revision, digest=outcome, bytes=len(text.encode()))
 
 
 def _check_base(what: str, base: int | None, current: int) -> None:

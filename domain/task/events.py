@@ -31,6 +31,7 @@ EVENTS: dict[str, EventType] = {
     "plan_updated": _event("The plan was written.", "revision digest summary workstreams model_servers to_be_redone"),
     "plan_approved": _event("The plan was approved.", "revision digest revision_named comment"),
     "plan_rejected": _event("The plan was sent back.", "revision digest comment"),
+    "report_written": _event("The review's report was written.", "review revision digest bytes"),
     "review_approved": _event("The finished work was accepted.", "revision digest revision_named comment"),
     "review_rejected": _event("The finished work was sent back.", "revision digest comment"),
     # Phases.

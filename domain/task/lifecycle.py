@@ -250,7 +250,13 @@ def _enter_execution(change: Change, before: Phase) -> None:
 def _enter_review(change: Change, _: Phase) -> None:
     messages.close_approvals(change, "the task moved on to review", _about_work)
     outcome = b"\0".join(ws.model_dump_json().encode() for ws in change.state.workstreams.values())
-    change.set(review=Review(revision=change.state.review.revision + 1, digest=digest(outcome)))
+    before = change.state.review
+    found = digest(outcome)
+    change.set(
+        review=Review(
+            revision=before.revision + 1, digest=found, outcome_digest=found, report_revision=before.report_revision
+        )
+    )
 
 
 def _enter_final(change: Change, _: Phase) -> None:

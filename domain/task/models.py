@@ -275,10 +275,14 @@ class Review(Value):
     """The judgement of finished work. A revision is one entry into the review phase."""
 
     revision: int = 0
+    #: Of the work's outcome and, once there is one, the report.
     digest: str = ""
+    outcome_digest: str = ""
     #: What the reviewer wrote, in markdown; threads can be anchored to it.
     report: str = ""
     reported_by: str = ""
+    #: Reports written so far, over all entries into review.
+    report_revision: int = 0
     approval: Approval | None = None
     rejection: Rejection | None = None
 
