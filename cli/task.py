@@ -42,6 +42,9 @@ def create(  # noqa: PLR0913  # a command has as many parameters as options
     task_id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Its id; else made of the title.")] = None,
     spec: Annotated[Path | None, typer.Option(metavar="FILE", help="What is wanted, in markdown.")] = None,
     plan: Annotated[Path | None, typer.Option(metavar="FILE", help="How it is to be done: a plan in YAML.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its settings: YAML (podctl schema config).")
+    ] = None,
     gates: Annotated[
         str, typer.Option(metavar="GATE=MODE,…", help="Which gates need a person: spec=human,plan=auto,…")
     ] = "",
@@ -50,7 +53,7 @@ def create(  # noqa: PLR0913  # a command has as many parameters as options
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Begin a task. Needs no worker: the next one takes it up."""
-    from podctl.task_input import parse_gates, task_input
+    from podctl.task_input import task_config, task_input
 
     task = task_input(
         title,
@@ -58,8 +61,7 @@ def create(  # noqa: PLR0913  # a command has as many parameters as options
         task_id=task_id,
         spec=spec,
         plan=plan,
-        gates=parse_gates(gates),
-        max_concurrent=max_concurrent,
+        config=task_config(config, gates=gates, max_concurrent=max_concurrent),
     )
 
     async def begin() -> None:

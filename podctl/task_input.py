@@ -1,17 +1,22 @@
 """What a person says of a new task, made into what the task begins with."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from domain.errors import BadInput
 from domain.ids import check_name, slug
+from domain.task.config_file import read_config
 from domain.task.models import GateMode, Gates, PlanDraft, TaskConfig, TaskInput
 from domain.task.plan_file import read_plan
 from podctl.client import new_command_id
 
 #: Bytes of a file that are read at all; the rules' own limits are lower and name what is too long.
 FILE_LIMIT = 4 * 1024 * 1024
+
+M = TypeVar("M", bound=BaseModel)
 
 
 def task_input(
@@ -21,34 +26,47 @@ def task_input(
     task_id: str | None = None,
     spec: Path | None = None,
     plan: Path | None = None,
-    gates: Gates | None = None,
-    max_concurrent: int | None = None,
+    config: TaskConfig | None = None,
 ) -> TaskInput:
     """Return the input of a task; without ``task_id`` it is made of the title.
 
     Raises BadInput that names the file (with line and field for a plan), or the value that cannot be used.
     """
     name = check_name("task", task_id) if task_id is not None else slug(title)
-    config: dict[str, object] = {"gates": gates or Gates()}
+    given = {
+        "task_id": name,
+        "title": title,
+        "by": by,
+        "command_id": new_command_id(),
+        "spec": None if spec is None else read_text(spec),
+        "plan": None if plan is None else read_plan_file(plan),
+        "config": config or TaskConfig(),
+    }
+    return _checked(TaskInput, given)
+
+
+def task_config(file: Path | None, *, gates: str = "", max_concurrent: int | None = None) -> TaskConfig:
+    """Return the settings of a file, where one is given, with those that are given one by one on top.
+
+    Raises BadInput that names file, line and field, or the value that cannot be used.
+    """
+    settings = (TaskConfig() if file is None else read_config_file(file)).model_dump()
+    settings["gates"] |= parse_gates(gates)
     if max_concurrent is not None:
-        config["max_concurrent"] = max_concurrent
+        settings["max_concurrent"] = max_concurrent
+    return _checked(TaskConfig, settings)
+
+
+def _checked(model: type[M], given: Mapping[str, object]) -> M:
     try:
-        return TaskInput(
-            task_id=name,
-            title=title,
-            by=by,
-            command_id=new_command_id(),
-            spec=None if spec is None else read_text(spec),
-            plan=None if plan is None else read_plan_file(plan),
-            config=TaskConfig.model_validate(config),
-        )
+        return model.model_validate(given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise BadInput(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
 
 
-def parse_gates(text: str) -> Gates:
-    """Return the gates that ``spec=human,plan=auto`` describes; those that are not named keep their default."""
+def parse_gates(text: str) -> dict[str, GateMode]:
+    """Return the gates that ``spec=human,plan=auto`` names, and how they are to be."""
     modes: dict[str, GateMode] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         gate, equals, mode = part.partition("=")
@@ -60,7 +78,12 @@ def parse_gates(text: str) -> Gates:
         if gate in modes:
             raise BadInput(f"the gate {gate} is named twice in {text!r}")
         modes[gate] = GateMode(mode)
-    return Gates.model_validate(modes)
+    return modes
+
+
+def read_config_file(path: Path) -> TaskConfig:
+    """Return the settings in a YAML file. BadInput names file, line and field of what is wrong."""
+    return read_config(read_text(path), str(path))
 
 
 def read_plan_file(path: Path) -> PlanDraft:

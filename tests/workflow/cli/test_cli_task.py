@@ -197,6 +197,22 @@ async def test_gates_and_slots_are_taken_over(podctl: CommandLine, unique: Calla
     assert config["max_concurrent"] == 1
 
 
+async def test_settings_come_from_a_file_and_those_given_one_by_one_win(
+    podctl: CommandLine, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    name = unique("task")
+    file = tmp_path / "task.yaml"
+    file.write_text("gates: {spec: auto}\nmax_concurrent: 7\nescalate_to: bob\n")
+    given = ("--config", str(file), "--gates", "plan=auto", "--max-concurrent", "2")
+    await podctl("task", "create", "T", "--id", name, *given)
+    config = (await podctl.json("task", "show", name))["config"]
+    assert (config["gates"]["spec"], config["gates"]["plan"], config["gates"]["review"]) == ("auto", "auto", "human")
+    assert (config["max_concurrent"], config["escalate_to"]) == (2, "bob")
+    file.write_text("gates: {specs: auto}\n")
+    refused = await podctl("task", "create", "T", "--config", str(file), status=2)
+    assert f"{file}:1:9: gates.specs: there is no such field" in refused.errors
+
+
 async def test_the_sender_is_as_given_else_configured(podctl: CommandLine, unique: Callable[[str], str]) -> None:
     podctl.paths.config.mkdir(parents=True)
     config = podctl.paths.config / "config.toml"
