@@ -18,6 +18,11 @@ def complete_task(incomplete: str) -> list[str]:
     return _matching(incomplete, _tasks)
 
 
+def complete_command(incomplete: str) -> list[str]:
+    """Return the commands of a task that begin so."""
+    return _matching(incomplete, _commands)
+
+
 def complete_pod(incomplete: str) -> list[str]:
     """Return the pods of this user that begin so."""
     return _matching(incomplete, lambda: _known_pods().keys())
@@ -55,6 +60,12 @@ def _known_pods() -> dict[str, Any]:
 
     pods: dict[str, Any] = json.loads(PodctlPaths.from_environment().pods_file.read_text(encoding="utf-8"))["pods"]
     return pods
+
+
+def _commands() -> Iterable[str]:
+    from podctl.explain import COMMANDS
+
+    return COMMANDS
 
 
 def _orphans(pod: str) -> list[str]:

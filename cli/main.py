@@ -15,6 +15,7 @@ from cli import (
     context,
     demo,
     events,
+    explain,
     listing,
     logs,
     models,
@@ -77,6 +78,7 @@ for group in (
     simulate,
     demo,
     workstreams,
+    explain,
 ):
     group.register(app)
 
