@@ -31,6 +31,7 @@ REJECTIONS: dict[str, str] = {
     "options_conflict": "A model server of the plan asks for things that exclude each other.",
     "plan_empty": "The plan has no workstreams.",
     "plan_not_approved": "The plan is not approved.",
+    "report_empty": "A report needs text.",
     "reserved_argument": "A model server of the plan passes an argument that podctl sets itself.",
     "review_not_approved": "The finished work is not accepted yet.",
     "secret_in_arguments": "An argument looks like a secret; secrets are passed by name.",

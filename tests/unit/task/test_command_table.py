@@ -11,7 +11,7 @@ from domain.task.commands import CreateWorkstream, Envelope, MarkRead, SetPriori
 from domain.task.models import Priority
 from domain.task.rejections import COMMON, REJECTIONS
 from podctl.command_input import read_command
-from podctl.explain import COMMANDS, explain, pages
+from podctl.explain import COMMANDS, explain
 from tools.task_docs import PAGES
 
 ROOT = Path(__file__).parents[3]
@@ -45,13 +45,11 @@ def test_every_refusal_of_the_rules_is_in_the_table() -> None:
     found: dict[str, str] = {}
     for path in sorted((ROOT / "domain" / "task").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            named = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in {
-                "Rejected",
-                "Problem",
-            }  # fmt: skip
-            if named and isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-                found[str(node.args[0].value)] = f"{path.name}:{node.lineno}"
-    assert {code: where for code, where in found.items() if code not in REJECTIONS} == {}
+            match node:
+                case ast.Call(func=ast.Name(id="Rejected" | "Problem"), args=[ast.Constant(value=str(code)), *_]):
+                    found[code] = f"{path.name}:{node.lineno}"
+    missing = {code: where for code, where in found.items() if code not in REJECTIONS}
+    assert not missing, f"add to domain/task/rejections.py, then run python tools/task_docs.py: {missing}"
 
 
 def test_every_refusal_of_the_table_stands_in_the_rules() -> None:
@@ -69,12 +67,6 @@ def test_the_refusals_of_a_command_are_those_its_rule_can_reach() -> None:
     assert {"invalid_choice", "workstream_not_finished"} <= explain("give_approval").rejections.keys()
     assert "dependency_cycle" in explain("create_workstream").rejections
     assert not explain("evaluate").rejections
-
-
-def test_every_code_of_the_table_belongs_to_a_command_or_to_all() -> None:
-    told = {code for page in pages() for code in page.rejections} | set(COMMON)
-    signals = {"unknown_signal", "wrong_argument_count", "wrong_payload"}
-    assert REJECTIONS.keys() - told - signals - {"not_available"} == set()
 
 
 def test_fields_are_given_as_options() -> None:
