@@ -1,4 +1,4 @@
-"""`podctl events`, `podctl watch`, `podctl inbox`: what happened, what happens, what waits for a person."""
+"""`podctl events`, `podctl watch`: what happened, and what happens."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -7,7 +7,7 @@ import typer
 
 from cli.complete import complete_pod, complete_task
 from cli.context import open_client
-from cli.output import Format, OutputOption, print_json, print_progress, print_table, run_async
+from cli.output import Format, OutputOption, print_progress, run_async
 from cli.task import TaskArgument
 
 if TYPE_CHECKING:
@@ -15,17 +15,13 @@ if TYPE_CHECKING:
 
     from domain.entity import Event
     from domain.task.models import TaskState
-    from podctl.client import PodctlClient
-    from podctl.listing import InboxRow
 
 PANEL = "Tasks"
-#: Tasks whose inboxes are read at the same time.
-AT_ONCE = 20
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the program."""
-    for command in (events, watch, inbox):
+    for command in (events, watch):
         app.command(rich_help_panel=PANEL)(command)
 
 
@@ -65,30 +61,6 @@ def watch(task: TaskArgument, *, output: OutputOption = Format.TABLE) -> None:
         from domain.ids import task_workflow_id
 
         run_async(_show_events(task_workflow_id(task), since=0, follow=True, output=output), when_interrupted=hint)
-
-
-def inbox(*, output: OutputOption = Format.TABLE) -> None:
-    """Show what waits for a person, over all tasks, with the command that deals with it."""
-    from cli.render import ago, plain
-
-    rows = run_async(_read_inbox(), when_interrupted="nothing was changed: `podctl inbox` again")
-    if output is Format.JSON:
-        print_json(rows)
-        return
-    print_table(
-        ("task", "since", "for", "what", "do"),
-        [
-            (
-                row.task,
-                ago(row.created_at),
-                row.recipient,
-                f"{'urgent: ' if row.urgent else ''}{plain(row.preview)}",
-                row.command,
-            )
-            for row in rows
-        ],
-        empty="nothing waits for a person",
-    )
 
 
 async def _show_events(workflow_id: str, *, since: int, follow: bool, output: Format) -> None:
@@ -146,19 +118,3 @@ async def _watch_live(task: str) -> None:
         async for state in states:
             shown[0] = state
             live.refresh()
-
-
-async def _read_inbox() -> "list[InboxRow]":
-    import asyncio
-
-    from podctl.listing import inbox_rows
-
-    client = await open_client()
-    running = [task.name for task in await client.tasks() if task.status == "running" and task.memo]
-    slots = asyncio.Semaphore(AT_ONCE)
-
-    async def read(client: "PodctlClient", name: str) -> "TaskState":
-        async with slots:
-            return await client.task(name)
-
-    return inbox_rows(await asyncio.gather(*(read(client, name) for name in running)))

@@ -16,6 +16,7 @@ from cli import (
     demo,
     events,
     explain,
+    inbox,
     listing,
     logs,
     models,
@@ -79,6 +80,7 @@ for group in (
     demo,
     workstreams,
     explain,
+    inbox,
 ):
     group.register(app)
 

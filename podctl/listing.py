@@ -1,6 +1,6 @@
 """Tasks, pods and model servers as rows and documents with stable field names: what ``-o json`` prints."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,7 +15,7 @@ from domain.gpu.queue import queue, waits_for
 from domain.gpu.schedule import detail
 from domain.gpu.summary import pod_state
 from domain.task import waits as task_waits
-from domain.task.models import FINAL_PHASES, InboxItem, Phase, TaskState
+from domain.task.models import FINAL_PHASES, Phase, TaskState
 from podctl.client import Summary
 
 
@@ -33,22 +33,6 @@ class TaskRow:
     waits_for: tuple[str, ...]
     created_at: datetime
     closed_at: datetime | None
-
-
-@dataclass(frozen=True)
-class InboxRow:
-    """One thing that a person should see, with the command that deals with it."""
-
-    task: str
-    title: str
-    kind: str
-    preview: str
-    command: str
-    recipient: str
-    message: str | None
-    workstream: str | None
-    created_at: datetime
-    urgent: bool
 
 
 @dataclass(frozen=True)
@@ -159,32 +143,24 @@ def task_row(summary: Summary) -> TaskRow:
         phase=phase,
         progress=str(memo.get("progress", "0/0")),
         needs_approval=bool(memo.get("needs_approval", False)),
-        waits_for=tuple(memo.get("waits_for", ())) if taken_up else ("a worker takes it up: podctl up",),
+        waits_for=tuple(_waits_for(memo)) if taken_up else ("a worker takes it up: podctl up",),
         created_at=summary.started_at,
         closed_at=summary.closed_at,
     )
+
+
+def _waits_for(memo: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the memo says that a task waits for: people first."""
+    for item in memo.get("inbox", ()):
+        if "command" in item:
+            yield f"{item['preview']}: {item['command']}"
+    yield from memo.get("waits_for", ())
 
 
 def task_document(state: TaskState) -> dict[str, JsonValue]:
     """Return a task whole, without the ledger of its commands, and what it waits for."""
     document: dict[str, JsonValue] = state.model_dump(mode="json", exclude={"ledger"})
     return {**document, "waits_for": [*task_waits.waits_for(state)]}
-
-
-def inbox_row(state: TaskState, item: InboxItem) -> InboxRow:
-    """Return an inbox item's row."""
-    return InboxRow(
-        task=state.task_id,
-        title=state.title,
-        kind=item.kind.value,
-        preview=item.preview,
-        command=item.command,
-        recipient=item.recipient,
-        message=item.message_id,
-        workstream=item.workstream_id,
-        created_at=item.created_at,
-        urgent=item.escalated_at is not None,
-    )
 
 
 def pod_row(state: GpuPodState, *, active: bool) -> PodRow:
@@ -311,9 +287,3 @@ def orphan_rows(state: GpuPodState) -> list[OrphanRow]:
         )
         for orphan in state.orphans
     ]
-
-
-def inbox_rows(states: Sequence[TaskState]) -> list[InboxRow]:
-    """Return what waits for a person in these tasks: urgent matters first, then the oldest."""
-    rows = [inbox_row(state, item) for state in states for item in state.inbox.values() if item.waits and not item.read]
-    return sorted(rows, key=lambda row: (not row.urgent, row.created_at))

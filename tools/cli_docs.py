@@ -88,7 +88,8 @@ def _default(parameter: Any) -> str:  # noqa: ANN401 - typer's own copy of click
 
 def _shapes() -> Iterator[str]:
     """Yield the fields of what is printed as JSON; those of states are the models' own."""
-    from podctl.listing import InboxRow, OrphanRow, PodRow, ServerRow, TaskRow
+    from podctl.inbox import InboxRow
+    from podctl.listing import OrphanRow, PodRow, ServerRow, TaskRow
     from podctl.workstreams import WorkstreamView
 
     for command, shape in (

@@ -10,7 +10,7 @@ from workflows import names
 from workflows.activity_calls import execute_activity
 from workflows.entity import Rules, View
 from workflows.entity_workflow import EntityWorkflow
-from workflows.search_attributes import GPU_POD, MODEL, NEEDS_APPROVAL, PHASE
+from workflows.search_attributes import GPU_POD, INBOX, MODEL, NEEDS_APPROVAL, PHASE
 from workflows.task_runs import run_command, stop_run
 
 with workflow.unsafe.imports_passed_through():
@@ -36,6 +36,7 @@ def _search_attributes(state: TaskState) -> list[SearchAttributeUpdate[Any]]:
         NEEDS_APPROVAL.value_set(values.needs_approval),
         GPU_POD.value_set([*values.gpu_pods]),
         MODEL.value_set([*values.models]),
+        INBOX.value_set([*values.inbox]),
     ]
 
 

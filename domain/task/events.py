@@ -72,6 +72,7 @@ EVENTS: dict[str, EventType] = {
     "approval_given": _event("A person chose an option.", "message choice comment workstream server"),
     "approvals_closed": _event("These questions no longer matter.", "messages reason"),
     "inbox_escalated": _event("Something has waited too long and is urgent now.", "item recipient preview"),
+    "marked_read": _event("Somebody read messages and inbox items; count of them all, the first ids.", "ids count"),
     # Model servers: what the task wants, and what the GPU pod tells.
     **{
         f"model_server_{status}": _event(meaning, "server pod model launch_id detail")

@@ -3,7 +3,7 @@
 from domain.errors import Rejected
 from domain.task.change import Change, names
 from domain.task.commands import Escalate
-from domain.task.models import InboxItem, InboxKind
+from domain.task.models import SCHEDULER, InboxItem, InboxKind, TaskState
 from domain.task.waits import open_matters, preview
 
 #: News beyond this many is dropped, the oldest first: the event log has it all.
@@ -18,7 +18,7 @@ def update_inbox(change: Change) -> None:
         item = before.get(matter.key)
         inbox[matter.key] = item or InboxItem(
             item_id=matter.key,
-            recipient=change.state.created_by,
+            recipient=_answered(change.state, matter.message_id) or change.state.created_by,
             kind=matter.kind,
             preview=preview(matter.text),
             command=matter.command,
@@ -43,6 +43,20 @@ def update_inbox(change: Change) -> None:
         del news[key]
     if len(before) != len(inbox) + len(news) or before.keys() != inbox.keys() | news.keys():
         change.set(inbox={**inbox, **news})
+
+
+def _answered(state: TaskState, message_id: str | None) -> str | None:
+    """Return the person whom a message in a thread answers: who else spoke there last before it."""
+    message = state.messages.get(message_id or "")
+    if message is None or message.thread_id == message.message_id:
+        return None
+    answered = None
+    for other in state.messages.values():
+        if other.message_id == message_id:
+            break
+        if other.thread_id == message.thread_id and other.author not in (message.author, SCHEDULER, *state.agents):
+            answered = other.author
+    return answered
 
 
 def escalate(change: Change, command: Escalate) -> None:

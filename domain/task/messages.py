@@ -136,6 +136,7 @@ def mark_read(change: Change, command: MarkRead) -> None:
         if message is not None:
             messages[message.message_id] = message.model_copy(update={"read": True})
     change.set(messages={**change.state.messages, **messages}, inbox={**change.state.inbox, **items})
+    change.emit("marked_read", ids=[*command.ids[:20]], count=len(command.ids))
 
 
 def find_message(change: Change, message_id: str) -> Message:

@@ -1,17 +1,24 @@
 """What of a task is shown where only Temporal is at hand: Markdown for the Web UI, memo, search attributes."""
 
+import json
 from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from pydantic import JsonValue
 
 from domain.entity import Value
-from domain.task.models import SATISFIED, InboxKind, ServerStatus, TaskState, WorkstreamStatus
+from domain.task.models import SATISFIED, InboxItem, InboxKind, ServerStatus, TaskState, WorkstreamStatus
 from domain.task.readiness import drafts
-from domain.task.waits import waits_for
+from domain.task.waits import waits_for, waits_for_no_person
 
 #: Workstreams listed one by one; the Web UI is no place for five hundred lines on every change.
 _LISTED = 60
-_MEMO_REASONS = 10
+#: Of what the memo holds: each change of it stands in the history.
+_MEMO_REASONS = 3
+_MEMO_ITEMS = 10
+_MEMO_NEWS = 3
+#: Bytes of a search attribute's value. Temporal takes 2,048, and a workflow that sets a longer one is stuck.
+_SEARCH_VALUE_LIMIT = 2_000
 #: What Markdown would act on.
 _ESCAPES = str.maketrans({character: f"\\{character}" for character in "\\`*[]<>|#!"})
 
@@ -23,6 +30,8 @@ class SearchValues(Value):
     needs_approval: bool
     gpu_pods: tuple[str, ...]
     models: tuple[str, ...]
+    #: Who has something in their inbox.
+    inbox: tuple[str, ...]
 
 
 def search_values(state: TaskState) -> SearchValues:
@@ -31,8 +40,9 @@ def search_values(state: TaskState) -> SearchValues:
     return SearchValues(
         phase=state.phase.value,
         needs_approval=needs_approval(state),
-        gpu_pods=() if plan is None else tuple(sorted(plan.pods())),
-        models=() if plan is None else tuple(sorted({server.model for server in plan.model_servers.values()})),
+        gpu_pods=() if plan is None else _bounded(sorted(plan.pods())),
+        models=() if plan is None else _bounded(sorted({server.model for server in plan.model_servers.values()})),
+        inbox=_bounded(dict.fromkeys(item.recipient for item in _by_urgency(state.inbox.values()))),
     )
 
 
@@ -51,7 +61,7 @@ def progress(state: TaskState) -> tuple[int, int]:
 def memo(state: TaskState) -> dict[str, JsonValue]:
     """Return what can be read of the task without a worker."""
     done, total = progress(state)
-    waits: list[JsonValue] = [*waits_for(state)[:_MEMO_REASONS]]
+    waits: list[JsonValue] = [*waits_for_no_person(state)[:_MEMO_REASONS]]
     return {
         "title": state.title,
         "phase": state.phase.value,
@@ -59,10 +69,51 @@ def memo(state: TaskState) -> dict[str, JsonValue]:
         "plan_revision": 0 if state.plan is None else state.plan.revision,
         "review_revision": state.review.revision,
         "waits_for": waits,
+        "inbox": [_inbox_entry(item) for item in listed_items(state)],
+        "inbox_count": len(state.inbox),
         "needs_approval": needs_approval(state),
         "progress": f"{done}/{total}",
         "refused": len(state.refusals),
     }
+
+
+def listed_items(state: TaskState) -> list[InboxItem]:
+    """Return the inbox items that the memo has room for: the most urgent, and at least one for each recipient."""
+    items = _by_urgency(state.inbox.values())
+    news = [item for item in items if not item.waits][-_MEMO_NEWS:]
+    items = [item for item in items if item.waits] + news
+    first = {item.recipient: item.item_id for item in reversed(items)}
+    items.sort(key=lambda item: first[item.recipient] != item.item_id)
+    return _by_urgency(items[:_MEMO_ITEMS])
+
+
+def _by_urgency(items: Iterable[InboxItem]) -> list[InboxItem]:
+    return sorted(items, key=lambda item: (item.read, item.escalated_at is None, not item.waits))
+
+
+def _inbox_entry(item: InboxItem) -> dict[str, JsonValue]:
+    """Return an item as the memo holds it, without what says nothing."""
+    entry: dict[str, JsonValue] = {
+        "item": item.item_id,
+        "recipient": item.recipient,
+        "kind": item.kind.value,
+        "preview": item.preview,
+        "command": item.command,
+        "message": item.message_id,
+        "workstream": item.workstream_id,
+        "created_at": item.created_at.isoformat(),
+        "urgent": item.escalated_at is not None,
+        "read": item.read,
+    }
+    return {name: value for name, value in entry.items() if value}
+
+
+def _bounded(values: Iterable[str]) -> tuple[str, ...]:
+    """Return the first values, as many as a search attribute can hold."""
+    kept: Sequence[str] = [*values]
+    while len(json.dumps(kept)) > _SEARCH_VALUE_LIMIT:
+        kept = kept[:-1]
+    return tuple(kept)
 
 
 def summary_markdown(state: TaskState) -> str:

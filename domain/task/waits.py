@@ -48,7 +48,13 @@ class Matter(NamedTuple):
 
 def waits_for(state: TaskState) -> list[str]:
     """Return, in words, what the task waits for and the command that moves it on; empty when it is settled."""
-    reasons = [f"{m.text}: {m.command}" if m.command else m.text for m in open_matters(state)]
+    matters = [f"{m.text}: {m.command}" if m.command else m.text for m in open_matters(state)]
+    return matters + waits_for_no_person(state)
+
+
+def waits_for_no_person(state: TaskState) -> list[str]:
+    """Return, in words, what the task waits for that is nobody's decision: work, machines, what is being ended."""
+    reasons: list[str] = []
     if state.phase is Phase.WORKSTREAM_EXECUTION:
         reasons += _work(state)
     reasons += [

@@ -173,3 +173,16 @@ def test_a_plan_is_approved_after_a_blocking_question() -> None:
     driver.do(Approve())
     driver.do(ApprovePlan())
     assert driver.state.phase.value == "workstream_execution"
+
+
+def test_a_question_in_a_thread_is_for_whoever_it_answers() -> None:
+    driver = Driver(plan("a"))
+    driver.do(PostMessage(content="which colour?", message_type="question"), by="bob")
+    driver.do(PostMessage(content="what do you mean?", message_type="question", thread_id="m-1"), by="ann")
+    driver.do(PostMessage(content="red or blue?", message_type="question", thread_id="m-2"), by="bob")
+    recipients = {key: item.recipient for key, item in driver.state.inbox.items()}
+    assert recipients["message/m-3"] == "ann"
+    driver.do(PostMessage(content="since when?", message_type="question", thread_id="m-3"), by="eve")
+    assert driver.state.inbox["message/m-4"].recipient == "bob"
+    driver.do(PostMessage(content="hello?", message_type="question", thread_id="m-1"), by="ann")
+    assert driver.state.inbox["message/m-5"].recipient == "eve"

@@ -77,7 +77,7 @@ from domain.task.schedule import (
     next_actions,
 )
 from domain.task.serving import REPORTED
-from domain.task.summary import memo, search_values, summary_markdown
+from domain.task.summary import listed_items, memo, search_values, summary_markdown
 from domain.task.waits import open_matters, waits_for
 from tests.unit.task.support import START, check_decision, check_events
 
@@ -345,6 +345,7 @@ def check_state(state: TaskState) -> None:
     )
     waiting = {item.item_id for item in state.inbox.values() if item.waits}
     assert waiting == {matter.key for matter in open_matters(state)}
+    assert {item.recipient for item in listed_items(state)} == {item.recipient for item in state.inbox.values()}
     if state.final:
         assert not waiting
         assert not list(state.open_approvals())
@@ -397,7 +398,7 @@ def test_no_task_is_stuck_without_a_reason(task: TaskInput, sequence: list[Step]
         if any(isinstance(action, Command) for action in actions):
             continue
         assert waits_for(state)
-        assert memo(state)["waits_for"]
+        assert memo(state)["waits_for"] or memo(state)["inbox"]
         assert search_values(state).phase == state.phase
         assert summary_markdown(state)
         somebody_acts = (

@@ -1,9 +1,12 @@
 """What the Temporal Web UI and list view show of a task."""
 
+import json
+
 from domain.entity import record_refusal
 from domain.errors import Rejected
-from domain.task.commands import CancelTask, FailWorkstream
-from domain.task.summary import memo, search_values, summary_markdown
+from domain.task.commands import CancelTask, FailWorkstream, MarkRead, PostMessage
+from domain.task.models import PlanDraft
+from domain.task.summary import listed_items, memo, search_values, summary_markdown
 from tests.unit.task.support import START, Driver, command, executing, plan, serving
 
 
@@ -15,7 +18,18 @@ def test_the_memo_says_what_waits_without_a_worker() -> None:
         "spec_revision": 1,
         "plan_revision": 1,
         "review_revision": 0,
-        "waits_for": ["spec revision 1 waits for approval: podctl signal approve-spec t1"],
+        "waits_for": [],
+        "inbox": [
+            {
+                "item": "approve/spec/1/0",
+                "recipient": "ann",
+                "kind": "needs_approval",
+                "preview": "spec revision 1 waits for approval",
+                "command": "podctl signal approve-spec t1",
+                "created_at": "2026-03-01T12:00:00+00:00",
+            }
+        ],
+        "inbox_count": 1,
         "needs_approval": True,
         "progress": "0/2",
         "refused": 0,
@@ -30,6 +44,7 @@ def test_search_values_name_phase_pods_and_models() -> None:
         "needs_approval": False,
         "gpu_pods": ("gpu1",),
         "models": ("org/model",),
+        "inbox": (),
     }
     driver.do(FailWorkstream(ws_id="a", error="it broke"))
     assert search_values(driver.state).needs_approval
@@ -61,3 +76,48 @@ def test_hundreds_of_workstreams_are_counted_not_listed() -> None:
     assert "297 pending, 3 in progress" in shown
     assert "and 240 more: `podctl task show t1`" in shown
     assert len(shown) < 10_000
+
+
+def test_the_memo_lists_the_most_urgent_items_and_at_least_one_for_each_recipient() -> None:
+    driver = executing("a", escalate_after_seconds=60, escalate_to="boss")
+    driver.do(PostMessage(content="question 0", message_type="question"))
+    driver.later(61)
+    for number in range(1, 15):
+        driver.do(PostMessage(content=f"question {number}", message_type="question"))
+    driver.do(PostMessage(content="are you sure?", message_type="question", thread_id="m-2"), by="bob")
+    driver.do(PostMessage(content="is it?", message_type="question", thread_id="m-16"), by="eve")
+    listed = listed_items(driver.state)
+    assert len(listed) == 10
+    assert [item.recipient for item in listed if item.escalated_at] == ["boss"]
+    assert listed[0].recipient == "boss"
+    assert {item.recipient for item in listed} == {"boss", "ann", "bob"}
+    assert memo(driver.state)["inbox_count"] == len(driver.state.inbox) == 16
+    assert set(search_values(driver.state).inbox) == {"boss", "ann", "bob"}
+
+
+def test_news_takes_little_room_in_the_memo_and_the_newest_stays() -> None:
+    driver = executing(*[f"w{number}" for number in range(9)])
+    driver.complete(*[f"w{number}" for number in range(8)])
+    listed = listed_items(driver.state)
+    assert [item.workstream_id for item in listed] == ["w5", "w6", "w7"]
+    assert memo(driver.state)["inbox_count"] == 8
+    driver.do(MarkRead(ids=("completed/w7/1",)))
+    assert [item.workstream_id for item in listed_items(driver.state)] == ["w4", "w5", "w6"]
+
+
+def test_what_is_read_comes_after_what_is_not() -> None:
+    driver = Driver(plan("a"))
+    driver.do(PostMessage(content="really?", message_type="question"))
+    driver.do(MarkRead(ids=("approve/spec/1/0",)))
+    assert [(item.kind.value, item.read) for item in listed_items(driver.state)] == [
+        ("question_asked", False),
+        ("needs_approval", True),
+    ]
+
+
+def test_a_search_attribute_never_outgrows_what_temporal_takes() -> None:
+    servers = [{"name": f"s{n}", "model": f"org/{'m' * 60}-{n:03}", "pod": f"{'p' * 50}-{n:03}"} for n in range(90)]
+    driver = Driver(PlanDraft.model_validate({"model_servers": servers, "workstreams": [command("a", pod="gpu1")]}))
+    values = search_values(driver.state)
+    for value in (values.models, values.gpu_pods):
+        assert 1_900 < len(json.dumps(value)) <= 2_048

@@ -9,6 +9,7 @@ import pytest
 from domain.task.commands import UpdateSpec
 from podctl.client import PodctlClient
 from tests.workflow.cli.support import CommandLine
+from tests.workflow.support import eventually
 
 PLAN = """
 summary: two parts
@@ -50,7 +51,7 @@ async def test_a_task_from_wish_to_completed(podctl: CommandLine, task: str) -> 
     assert shown["spec"]["approval"]["by"] == "ann"
     assert shown["spec"]["approval"]["revision_named"] is True
 
-    [waits] = [row for row in await podctl.json("inbox") if row["task"] == task]
+    [waits] = [row for row in await podctl.json("inbox", "--all") if row["task"] == task]
     assert waits["command"] == f"podctl signal approve-plan {task}"
     report = await podctl.json("signal", "approve-plan", task, "--as", "bob", "--comment", "go")
     assert report == {
@@ -77,6 +78,52 @@ async def test_a_task_from_wish_to_completed(podctl: CommandLine, task: str) -> 
     assert not any(line.endswith(" ") for line in shown.output.splitlines())
     assert "\x1b" not in shown.output
     assert (await podctl("task", "cancel", task, status=1)).errors.startswith("error: already_terminal")
+
+
+async def test_the_inbox_is_ones_own_unread_first_and_needs_no_task_to_answer(
+    podctl: CommandLine, task: str, unique: Callable[[str], str]
+) -> None:
+    me = unique("ann")
+    other, third = unique("task"), unique("task")
+    await podctl("task", "create", "No spec", "--id", other, "--as", me)
+    await podctl("task", "create", "No spec", "--id", third, "--as", f'{me} "the \\ boss"')
+
+    async def items(*options: str) -> list[tuple[str, str, bool]]:
+        return [(row["task"], row["item"], row["read"]) for row in await podctl.json("inbox", *options)]
+
+    async def found() -> bool:
+        return len(await items("--as", me)) == 1
+
+    await eventually(found, "the server's list has the new task")
+    assert await items("--as", me) == [(other, "write/spec", False)]
+    assert await items("--as", me.upper()) == []
+    await podctl("signal", "message", other, "how?", "--type", "question", "--as", "bob")
+    read = await podctl("inbox", "read", other, "write/spec", "--as", me)
+    assert read.output == f"task {other}: write/spec marked read, by {me}\n"
+
+    async def told() -> bool:
+        return await items("--as", me) == [(other, "message/m-1", False), (other, "write/spec", True)]
+
+    await eventually(told, "the unread question comes first")
+    assert await items("--as", me, "--unread") == [(other, "message/m-1", False)]
+
+    async def quoted() -> bool:
+        return await items("--as", f'{me} "the \\ boss"') == [(third, "write/spec", False)]
+
+    await eventually(quoted, "names with quotes are found too")
+    everybody = {row["task"] for row in await podctl.json("inbox", "--all")}
+    assert {task, other, third} <= everybody
+    assert (await podctl("inbox", "read", other, "no-such", status=1)).errors.startswith("error: message_not_found")
+    assert "nothing waits for nobody" in (await podctl("inbox", "--as", "nobody")).output
+
+
+async def test_the_inbox_can_be_watched(podctl: CommandLine, unique: Callable[[str], str]) -> None:
+    me, task = unique("ann"), unique("task")
+    async with podctl.started("inbox", "--watch", "--as", me) as watching:
+        await podctl("task", "create", "No spec", "--id", task, "--as", me)
+        assert "the task has no spec yet" in await watching.line(task)
+        watching.interrupt()
+        assert (await watching.ended()).status == 130
 
 
 async def test_events_are_lines_or_json_lines_and_begin_after_since(podctl: CommandLine, task: str) -> None:
