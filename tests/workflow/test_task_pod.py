@@ -537,3 +537,10 @@ async def test_the_list_shows_who_waits_for_an_approval(tasks: Tasks, podctl: Po
         return waits.id in names_ and busy.id not in names_
 
     await eventually(listed, "only the waiting one is listed")
+
+
+async def test_a_plan_with_more_models_than_a_search_attribute_holds_goes_on(tasks: Tasks) -> None:
+    servers = "\n".join(f"  - {{name: s{n}, model: org/{'m' * 80}-{n}, pod: {'p' * 50}-{n}}}" for n in range(45))
+    task = await tasks.create(f"model_servers:\n{servers}\nworkstreams:\n  - {{id: a, title: A, executor: signal}}\n")
+    await task.ok("approve-spec")
+    await task.reaches("planning")

@@ -5,7 +5,7 @@ import json
 from domain.entity import record_refusal
 from domain.errors import Rejected
 from domain.task.commands import CancelTask, FailWorkstream, MarkRead, PostMessage
-from domain.task.models import PlanDraft
+from domain.task.models import ModelServerDraft
 from domain.task.summary import listed_items, memo, search_values, summary_markdown
 from tests.unit.task.support import START, Driver, command, executing, plan, serving
 
@@ -91,7 +91,7 @@ def test_the_memo_lists_the_most_urgent_items_and_at_least_one_for_each_recipien
     assert [item.recipient for item in listed if item.escalated_at] == ["boss"]
     assert listed[0].recipient == "boss"
     assert {item.recipient for item in listed} == {"boss", "ann", "bob"}
-    assert memo(driver.state)["inbox_count"] == len(driver.state.inbox) == 16
+    assert memo(driver.state)["inbox_count"] == len(driver.state.inbox) == 15
     assert set(search_values(driver.state).inbox) == {"boss", "ann", "bob"}
 
 
@@ -116,8 +116,10 @@ def test_what_is_read_comes_after_what_is_not() -> None:
 
 
 def test_a_search_attribute_never_outgrows_what_temporal_takes() -> None:
-    servers = [{"name": f"s{n}", "model": f"org/{'m' * 60}-{n:03}", "pod": f"{'p' * 50}-{n:03}"} for n in range(90)]
-    driver = Driver(PlanDraft.model_validate({"model_servers": servers, "workstreams": [command("a", pod="gpu1")]}))
+    servers = tuple(
+        ModelServerDraft(name=f"s{n}", model=f"org/{'m' * 60}-{n:03}", pod=f"{'p' * 50}-{n:03}") for n in range(45)
+    )
+    driver = Driver(plan("a").model_copy(update={"model_servers": servers}))
     values = search_values(driver.state)
     for value in (values.models, values.gpu_pods):
         assert 1_900 < len(json.dumps(value)) <= 2_048
