@@ -1,7 +1,7 @@
 """What people decide: answers to questions, and approvals of whatever it is that waits."""
 
 from domain.errors import Rejected
-from domain.task import documents, lifecycle, messages, serving, work
+from domain.task import actions, documents, lifecycle, messages, serving, work
 from domain.task.change import Change, check_length
 from domain.task.commands import (
     Approve,
@@ -11,7 +11,9 @@ from domain.task.commands import (
     ApproveTransition,
     CancelTask,
     GiveApproval,
+    GrantAction,
     Reject,
+    RejectAction,
     RejectTransition,
     RetryWorkstream,
     SkipWorkstream,
@@ -60,15 +62,20 @@ def give_approval(change: Change, command: GiveApproval) -> None:
 
 def approve(change: Change, command: Approve) -> None:
     """Approve the one thing that waits; with a choice, answer the one question that offers it."""
-    choice = command.choice or "approve"
-    questions = [m for m in change.state.open_approvals() if m.approval is not None and choice in m.approval.options]
+    wanted = ("approve", "grant") if command.choice is None else (command.choice,)
+    questions = [
+        (m.message_id, choice)
+        for m in change.state.open_approvals()
+        for choice in wanted
+        if m.approval is not None and choice in m.approval.options
+    ]
     gate = waiting_gate(change.state) if command.choice is None else None
     _check_one(change.state, len(questions) + (gate is not None), "approve")
     if gate is not None:
         _approve_gate(change, gate, command)
     else:
-        answer = GiveApproval(message_id=questions[0].message_id, choice=choice, comment=command.comment)
-        give_approval(change, answer)
+        ((message_id, choice),) = questions
+        give_approval(change, GiveApproval(message_id=message_id, choice=choice, comment=command.comment))
 
 
 def approve_transition(change: Change, command: ApproveTransition) -> None:
@@ -81,6 +88,16 @@ def reject_transition(change: Change, command: RejectTransition) -> None:
     """Drop the pending change of phase."""
     message_id = lifecycle.pending_transition(change.state).message_id
     give_approval(change, GiveApproval(message_id=message_id, choice="reject", comment=command.reason))
+
+
+def grant_action(change: Change, command: GrantAction) -> None:
+    """Let a proposed action happen, once."""
+    _decide_action(change, command.action_id, "grant", command.comment)
+
+
+def reject_action(change: Change, command: RejectAction) -> None:
+    """Refuse a proposed action."""
+    _decide_action(change, command.action_id, "reject", command.comment)
 
 
 def reject(change: Change, command: Reject) -> None:
@@ -104,6 +121,13 @@ def reject(change: Change, command: Reject) -> None:
         give_approval(change, answer)
 
 
+def _decide_action(change: Change, action_id: str, choice: str, comment: str) -> None:
+    approval = actions.find_action(change.state, action_id)
+    # Its request may be forgotten by now: who was first stands with the action.
+    actions.check_undecided(approval)
+    give_approval(change, GiveApproval(message_id=approval.message_id, choice=choice, comment=comment))
+
+
 def _carry_out(change: Change, message: Message, choice: str, comment: str) -> None:
     approval = message.approval
     ws_id = message.workstream_id
@@ -117,18 +141,24 @@ def _carry_out(change: Change, message: Message, choice: str, comment: str) -> N
             lifecycle.transition_approved(change, comment)
         else:
             lifecycle.transition_rejected(change, comment)
+    elif approval.subject == "action" and approval.action_id is not None:
+        actions.decide(change, approval.action_id, choice, comment)
     elif choice == "cancel":
         reason = comment or f"chosen in answer to {message.message_id}"
         lifecycle.cancel_task(change, CancelTask(reason=reason))
     elif approval.subject == "server_down" and approval.server is not None:
         serving.want_again(change, approval.server)
     elif ws_id is not None:
-        if choice == "retry":
-            work.retry_workstream(change, RetryWorkstream(ws_id=ws_id))
-        elif choice == "skip":
-            work.skip_workstream(change, SkipWorkstream(ws_id=ws_id, reason=comment))
-        else:
-            work.fix_by_hand(change, ws_id)
+        _decide_workstream(change, ws_id, choice, comment)
+
+
+def _decide_workstream(change: Change, ws_id: str, choice: str, comment: str) -> None:
+    if choice == "retry":
+        work.retry_workstream(change, RetryWorkstream(ws_id=ws_id))
+    elif choice == "skip":
+        work.skip_workstream(change, SkipWorkstream(ws_id=ws_id, reason=comment))
+    else:
+        work.fix_by_hand(change, ws_id)
 
 
 def _resume(change: Change, ws_id: str) -> None:

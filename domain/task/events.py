@@ -71,6 +71,30 @@ EVENTS: dict[str, EventType] = {
     ),
     "approval_given": _event("A person chose an option.", "message choice comment workstream server"),
     "approvals_closed": _event("These questions no longer matter.", "messages reason"),
+    # Tracker.
+    "tracker_created": _event("The deliverables board was begun.", "phases items"),
+    "tracker_item_added": _event("A granted item came to the board.", "item phase summary workstream"),
+    "tracker_item_updated": _event(
+        "A granted change of an item was made; what changed is named.", "item summary workstream_id phase_id"
+    ),
+    "tracker_item_removed": _event("A granted removal of an item was made.", "item summary"),
+    "tracker_item_status_changed": _event("An item is further, or not so far.", "item before status workstream"),
+    "tracker_item_commented": _event("Somebody said something about an item.", "item comment content"),
+    "tracker_eta_set": _event("A phase of the board is expected at another time.", "phase before eta"),
+    # Actions that need a yes.
+    "action_approval_requested": _event("Somebody proposed an action.", "action action_type description reason"),
+    "action_approval_granted": _event("A person let an action happen, once.", "action comment run_id pod"),
+    "action_approval_rejected": _event("A person refused an action.", "action comment"),
+    "action_approval_withdrawn": _event("A proposed action no longer matters.", "action reason"),
+    "action_approval_completed": _event("A granted action is done.", "action error exit_code"),
+    "action_approval_failed": _event("A granted action failed; it is not repeated.", "action error exit_code"),
+    "action_approval_interrupted": _event(
+        "Nobody saw how a granted action ended, or it was stopped; it is not repeated.", "action error exit_code"
+    ),
+    # The pull request outside.
+    "draft_pull_request_requested": _event("A draft pull request is wanted.", "title branch"),
+    "merge_started": _event("Whoever keeps the repository merges.", "action url"),
+    "external_state_recorded": _event("Somebody told how the pull request stands.", "state url number detail"),
     "inbox_escalated": _event("Something has waited too long and is urgent now.", "item recipient preview"),
     "marked_read": _event("Somebody read messages and inbox items; count of them all, the first ids.", "ids count"),
     # Model servers: what the task wants, and what the GPU pod tells.

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from domain.errors import Rejected
-from domain.task import documents, messages, serving, work
+from domain.task import actions, documents, messages, serving, work
 from domain.task.change import Change, check_length
 from domain.task.commands import (
     CancelTask,
@@ -260,7 +260,9 @@ def _enter_review(change: Change, _: Phase) -> None:
 
 
 def _enter_final(change: Change, _: Phase) -> None:
-    messages.close_approvals(change, f"the task is {change.state.phase.value}")
+    reason = f"the task is {change.state.phase.value}"
+    actions.close_actions(change, reason)
+    messages.close_approvals(change, reason)
 
 
 _ENTER: dict[Phase, Callable[[Change, Phase], None]] = {

@@ -662,6 +662,8 @@ class ExternalSync(Value):
     url: str = ""
     number: int | None = None
     detail: str = ""
+    #: What was last told from outside: where it stands once nobody wants it merged any more.
+    reported: Literal["draft", "open", "merged", "closed"] | None = None
     updated_by: str = ""
     updated_at: datetime | None = None
 

@@ -155,15 +155,19 @@ def _executors(draft: PlanDraft) -> Iterator[Problem]:
 
 def executor_problem(workstream: WorkstreamDraft, plan: Plan) -> tuple[str, str] | None:
     """Return code and message if a workstream's command has nowhere to run or nothing to talk to."""
-    executor = workstream.executor
-    if not isinstance(executor, CommandExecutor):
+    if not isinstance(workstream.executor, CommandExecutor):
         return None
+    return command_problem(f"workstream {workstream.id!r}", workstream.executor, plan)
+
+
+def command_problem(user: str, executor: CommandExecutor, plan: Plan) -> tuple[str, str] | None:
+    """Return code and message if the command of ``user`` has nowhere to run or nothing to talk to."""
     # What a task is given stays in its history for ever, so a secret must not even arrive.
     if any(redact(text) != text for text in (*executor.argv, *executor.environment.values())):
         return (
             "secret_in_arguments",
             (
-                f"the command of workstream {workstream.id!r} carries what looks like an access token; keep it in a "
+                f"the command of {user} carries what looks like an access token; keep it in a "
                 "file on the pod that the program reads"
             ),
         )
@@ -173,7 +177,7 @@ def executor_problem(workstream: WorkstreamDraft, plan: Plan) -> tuple[str, str]
         return (
             "unknown_server",
             (
-                f"workstream {workstream.id!r} uses model server {executor.server!r}, which the plan does not name; "
+                f"{user} uses model server {executor.server!r}, which the plan does not name; "
                 f"its model_servers: {listed}"
             ),
         )
@@ -182,12 +186,12 @@ def executor_problem(workstream: WorkstreamDraft, plan: Plan) -> tuple[str, str]
         return (
             "server_on_other_pod",
             (
-                f"workstream {workstream.id!r} runs on pod {executor.pod!r}, but its server {server.name!r} is on "
+                f"{user} runs on pod {executor.pod!r}, but its server {server.name!r} is on "
                 f"{server.pod!r}; a command runs where its server is: leave out 'pod' or name {server.pod!r}"
             ),
         )
     if plan.pod_of(executor) is None:
         pods = sorted(plan.pods())
         known = f"the plan names {', '.join(pods)}" if pods else "the plan names none"
-        return "no_pod", f"workstream {workstream.id!r} does not say on which pod it runs ({known}); add 'pod:'"
+        return "no_pod", f"{user} does not say on which pod it runs ({known}); add 'pod:'"
     return None

@@ -6,6 +6,7 @@ from domain.task.models import (
     AttachedServer,
     CommandExecutor,
     Phase,
+    RunAction,
     ServerStatus,
     TaskState,
     WorkstreamDraft,
@@ -62,7 +63,16 @@ def server_due_for_release(state: TaskState, server: AttachedServer) -> bool:
         return False
     if state.final or state.plan is None or state.plan.model_servers.get(server.name) != server.spec:
         return True
-    return not state.unfinished()
+    return not state.unfinished() and not _used_by_action(state, server)
+
+
+def _used_by_action(state: TaskState, server: AttachedServer) -> bool:
+    return any(
+        action.status == "granted"
+        and isinstance(action.action, RunAction)
+        and action.action.executor.server == server.name
+        for action in state.actions.values()
+    )
 
 
 def servers_down(state: TaskState) -> list[AttachedServer]:

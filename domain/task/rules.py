@@ -6,7 +6,19 @@ from typing import Any, NamedTuple
 
 from domain.entity import ACCEPTED, Event, Sender, Value
 from domain.errors import Rejected
-from domain.task import commands, decisions, documents, inbox, lifecycle, messages, serving, work
+from domain.task import (
+    actions,
+    commands,
+    decisions,
+    documents,
+    external,
+    inbox,
+    lifecycle,
+    messages,
+    serving,
+    tracker,
+    work,
+)
 from domain.task.change import Change
 from domain.task.commands import Envelope, UpdatePlan, UpdateSpec
 from domain.task.models import FINAL_PHASES, SCHEDULER, Phase, TaskInput, TaskState
@@ -65,6 +77,18 @@ RULES: dict[type[Value], Rule] = {
     commands.RequestApproval: Rule(messages.request_approval, _LIVE, growing=True),
     commands.GiveApproval: Rule(decisions.give_approval, _LIVE),
     commands.MarkRead: Rule(messages.mark_read, _ALWAYS),
+    commands.CreateTracker: Rule(tracker.create_tracker, _LIVE, growing=True),
+    commands.SetItemStatus: Rule(tracker.set_item_status, _LIVE),
+    commands.CommentItem: Rule(tracker.comment_item, _LIVE, growing=True),
+    commands.SetEta: Rule(tracker.set_eta, _LIVE),
+    commands.RequestAction: Rule(actions.request_action, _LIVE, growing=True),
+    commands.GrantAction: Rule(decisions.grant_action, _LIVE),
+    commands.RejectAction: Rule(decisions.reject_action, _LIVE),
+    commands.ActionEnded: Rule(actions.action_ended, _LIVE, PODCTL),
+    commands.OpenDraftPullRequest: Rule(external.open_draft_pull_request, _LIVE, growing=True),
+    commands.RequestMerge: Rule(external.request_merge, _LIVE, growing=True),
+    commands.MergePullRequest: Rule(external.merge_pull_request, _LIVE),
+    commands.RecordExternalState: Rule(external.record_external_state, _LIVE),
     commands.Escalate: Rule(inbox.escalate, _LIVE, PODCTL),
     commands.ServerAttached: Rule(serving.server_attached, _ALWAYS, PODCTL),
     commands.ServerAttachFailed: Rule(serving.server_attach_failed, _ALWAYS, PODCTL),

@@ -44,7 +44,7 @@ from domain.task.readiness import (
     workstreams_asking,
 )
 from domain.task.runs import RunSubject, wanted_runs
-from domain.task.waits import Gate, all_settled, failures_undecided, gate_mode, gate_object, waiting_gate
+from domain.task.waits import Gate, actions_open, all_settled, failures_undecided, gate_mode, gate_object, waiting_gate
 
 
 class Command(Value):
@@ -186,7 +186,7 @@ def _phase_step(state: TaskState) -> Iterator[Command]:
         yield _transition(state, Phase.PLANNING, f"spec approved by {state.spec.approval.by}")
     elif state.phase is Phase.PLANNING and state.plan is not None and state.plan.approval is not None:
         yield _transition(state, Phase.WORKSTREAM_EXECUTION, f"plan approved by {state.plan.approval.by}")
-    elif state.phase is Phase.REVIEW and state.review.approval is not None:
+    elif state.phase is Phase.REVIEW and state.review.approval is not None and not actions_open(state):
         yield _transition(state, Phase.COMPLETED, f"work accepted by {state.review.approval.by}")
     elif (
         state.phase is Phase.WORKSTREAM_EXECUTION

@@ -3,13 +3,15 @@
 from domain.entity import STATE_LIMIT, check_size
 from domain.errors import Rejected
 from domain.task import messages
-from domain.task.models import SETTLED, TaskState, Workstream
+from domain.task.models import SETTLED, ActionApproval, TaskState, Tracker, TrackerItem, Workstream
 
 #: Room that specs, plans and messages leave for what must always be accepted: results, approvals, cancelling.
 RESERVE = 96 * 1024
 #: What stays when the state has grown near its limit. All of it is in the event log in full.
 _TEXT_KEPT = 200
 _MESSAGES_KEPT = 50
+_COMMENTS_KEPT = 3
+_ACTIONS_KEPT = 10
 _LEDGER_KEPT = 1_000
 
 
@@ -27,6 +29,8 @@ def fit(state: TaskState, *, growing: bool) -> TaskState:
         "the plan": state.plan,
         "the messages": state.messages,
         "the workstreams": state.workstreams,
+        "the tracker": state.tracker,
+        "the actions": state.actions,
         "the record of commands": state.ledger,
     }
     check_size(state, parts)
@@ -50,6 +54,8 @@ def _shed(state: TaskState) -> TaskState:
         update={
             "messages": {name: m for name, m in state.messages.items() if name in keep},
             "workstreams": {name: _shed_result(ws) for name, ws in state.workstreams.items()},
+            "tracker": None if state.tracker is None else _shed_comments(state.tracker),
+            "actions": _shed_actions(state.actions),
             "refusals": state.refusals[-3:],
             "ledger": dict(ledger),
         }
@@ -64,6 +70,31 @@ def _shed_result(workstream: Workstream) -> Workstream:
         result = result.model_copy(update={"text": result.text[-_TEXT_KEPT:], "artifacts": result.artifacts[:3]})
     error = None if workstream.error is None else workstream.error[:_TEXT_KEPT]
     return workstream.model_copy(update={"result": result, "error": error})
+
+
+def _shed_comments(tracker: Tracker) -> Tracker:
+    def shed(item: TrackerItem) -> TrackerItem:
+        if not item.comments:
+            return item
+        newest = [c.model_copy(update={"content": c.content[:_TEXT_KEPT]}) for c in item.comments[-_COMMENTS_KEPT:]]
+        return item.model_copy(update={"comments": tuple(newest)})
+
+    return Tracker(
+        phases=tuple(p.model_copy(update={"items": tuple(shed(i) for i in p.items)}) for p in tracker.phases)
+    )
+
+
+def _shed_actions(actions: dict[str, ActionApproval]) -> dict[str, ActionApproval]:
+    finished = [name for name, action in actions.items() if not action.open]
+    dropped = set(finished[: max(0, len(finished) - _ACTIONS_KEPT)])
+    return {name: _shed_action(action) for name, action in actions.items() if name not in dropped}
+
+
+def _shed_action(action: ActionApproval) -> ActionApproval:
+    if action.open or action.result is None:
+        return action
+    result = action.result.model_copy(update={"text": action.result.text[-_TEXT_KEPT:]})
+    return action.model_copy(update={"result": result, "error": action.error[:_TEXT_KEPT]})
 
 
 def _size(state: TaskState) -> int:

@@ -8,6 +8,7 @@ from domain.task.models import (
     SETTLED,
     GateMode,
     InboxKind,
+    Merge,
     Message,
     Phase,
     Plan,
@@ -58,6 +59,11 @@ def waits_for_no_person(state: TaskState) -> list[str]:
     if state.phase is Phase.WORKSTREAM_EXECUTION:
         reasons += _work(state)
     reasons += [
+        f"{a.action_id} runs on pod {a.run.pod}: podctl action show {state.task_id} {a.action_id}"
+        for a in state.actions.values()
+        if a.status == "granted" and a.run is not None
+    ]
+    reasons += [
         f"model server {s.name} on pod {s.pod} is being released: podctl list --pod {s.pod}"
         for s in state.servers.values()
         if server_due_for_release(state, s)
@@ -102,12 +108,18 @@ def failures_undecided(state: TaskState) -> bool:
     return any(m.approval is not None and m.approval.subject == "workstream_failed" for m in state.open_approvals())
 
 
+def actions_open(state: TaskState) -> bool:
+    """Return whether an action is proposed, or granted and not over: accepted work is completed after it."""
+    return any(action.open for action in state.actions.values())
+
+
 def open_matters(state: TaskState) -> Iterator[Matter]:
     """Yield everything that waits for a person."""
     if state.final:
         return
     task = state.task_id
     yield from _gate_matters(state)
+    yield from _sync_matters(state)
     if state.phase is Phase.WORKSTREAM_EXECUTION and all_settled(state) and state.hold and not state.pending_transition:
         yield Matter(
             f"hold/{state.phase_changes}",
@@ -129,6 +141,26 @@ def open_matters(state: TaskState) -> Iterator[Matter]:
                     _report(task, ws.ws_id),
                     workstream_id=ws.ws_id,
                 )
+
+
+def _sync_matters(state: TaskState) -> Iterator[Matter]:
+    """Yield what whoever keeps the repository has to do, or to tell."""
+    sync = state.external_sync
+    tell = f"podctl task send {state.task_id} record_external_state --state"
+    if sync.state == "draft_requested":
+        branch = f" from branch {sync.branch}" if sync.branch else ""
+        text = f"a draft pull request is asked for{branch} ({preview(sync.title)}): open it, and tell"
+        yield Matter("sync/draft", InboxKind.BLOCKER_RAISED, text, f"{tell} draft --url URL")
+    for action in state.actions.values():
+        if action.status == "granted" and isinstance(action.action, Merge):
+            which = sync.url or preview(sync.title)
+            if sync.state == "merging":
+                text = f"the pull request {which} is being merged: tell how that ended"
+                yield Matter(f"sync/merging/{action.action_id}", InboxKind.BLOCKER_RAISED, text, f"{tell} merged")
+            else:
+                text = f"{action.decided_by} granted merging the pull request {which}: say that it is being done"
+                command = f"podctl task send {state.task_id} merge_pull_request"
+                yield Matter(f"sync/merge/{action.action_id}", InboxKind.BLOCKER_RAISED, text, command)
 
 
 def _gate_matters(state: TaskState) -> Iterator[Matter]:

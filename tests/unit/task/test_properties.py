@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from domain.entity import Event
 from domain.errors import Rejected
 from domain.task.commands import (
+    ActionEnded,
     Approve,
     ApprovePlan,
     ApproveReview,
@@ -17,18 +18,27 @@ from domain.task.commands import (
     ApproveTransition,
     CancelTask,
     ChangeConfig,
+    CommentItem,
     CompleteWorkstream,
+    CreateTracker,
     CreateWorkstream,
     Envelope,
     Evaluate,
     FailWorkstream,
     GiveApproval,
+    GrantAction,
     InterruptWorkstream,
     MarkRead,
+    MergePullRequest,
+    OpenDraftPullRequest,
     PostMessage,
+    RecordExternalState,
     Reject,
+    RejectAction,
     RejectTransition,
+    RequestAction,
     RequestApproval,
+    RequestMerge,
     RequestTransition,
     RetryWorkstream,
     RunStopped,
@@ -36,6 +46,8 @@ from domain.task.commands import (
     ServerAttachFailed,
     ServerChanged,
     ServerReleased,
+    SetEta,
+    SetItemStatus,
     SetPriority,
     SkipWorkstream,
     StartWorkstream,
@@ -50,17 +62,25 @@ from domain.task.models import (
     SATISFIED,
     SETTLED,
     UNDER_WAY,
+    AddItem,
     CommandExecutor,
     Gates,
+    Merge,
     Phase,
     PlanDraft,
     Priority,
+    ProposedAction,
+    RemoveItem,
     Result,
+    RunAction,
     RunResult,
     ServerStatus,
     TaskConfig,
     TaskInput,
     TaskState,
+    TrackerItem,
+    TrackerPhase,
+    UpdateItem,
     WorkstreamDraft,
     WorkstreamStatus,
 )
@@ -90,6 +110,31 @@ text = st.sampled_from(["", "some words", "ünïcode | *stars* \n# line", "x" * 
 message_id = st.sampled_from([f"m-{number}" for number in range(1, 8)])
 result = st.builds(
     Result, text=text, run=st.sampled_from([None, RunResult(exit_code=0), RunResult(exit_code=1, signal=9)])
+)
+item_id = st.sampled_from(["i1", "i2", "i3"])
+action_id = st.sampled_from([f"action-{number}" for number in range(1, 6)])
+BOARD = (
+    TrackerPhase(phase_id="p1", name="P1", items=(TrackerItem(item_id="i1", summary="one"),)),
+    TrackerPhase(phase_id="p2", name="P2"),
+)
+proposed_actions: st.SearchStrategy[ProposedAction] = st.one_of(
+    st.builds(
+        AddItem,
+        phase_id=st.sampled_from(["p1", "p2"]),
+        item=st.builds(TrackerItem, item_id=item_id, summary=st.just("s"), workstream_id=st.none() | some_id),
+    ),
+    st.builds(UpdateItem, item_id=item_id, summary=st.none() | st.just("other"), phase_id=st.none() | st.just("p2")),
+    st.builds(RemoveItem, item_id=item_id),
+    st.builds(
+        RunAction,
+        executor=st.builds(
+            CommandExecutor,
+            argv=st.just(("make", "it")),
+            pod=st.sampled_from([None, "gpu1"]),
+            server=st.sampled_from([None, *SERVERS]),
+        ),
+    ),
+    st.builds(Merge),
 )
 
 
@@ -171,6 +216,23 @@ commands: st.SearchStrategy[TaskCommand] = st.one_of(
     st.builds(RequestApproval, content=text, blocking=st.booleans(), workstream_id=st.none() | some_id),
     st.builds(GiveApproval, message_id=message_id, choice=st.sampled_from(["approve", "reject", "retry", "fix"])),
     st.builds(MarkRead, ids=st.tuples(message_id)),
+    st.builds(CreateTracker, phases=st.just(BOARD)),
+    st.builds(
+        SetItemStatus,
+        item_id=item_id,
+        status=st.sampled_from(["todo", "wip", "done", "blocked"]),
+        workstream_id=st.none() | some_id,
+    ),
+    st.builds(CommentItem, item_id=item_id, content=text),
+    st.builds(SetEta, phase_id=st.sampled_from(["p1", "p3"]), eta=text.map(lambda words: words[:100])),
+    st.builds(RequestAction, action=proposed_actions, reason=text),
+    st.builds(GrantAction, action_id=action_id, comment=text),
+    st.builds(RejectAction, action_id=action_id, comment=text),
+    st.builds(ActionEnded, action_id=action_id, result=st.none() | result, error=text, interrupted=st.booleans()),
+    st.builds(OpenDraftPullRequest, title=text, body=text, branch=text),
+    st.builds(RequestMerge, reason=text),
+    st.builds(MergePullRequest),
+    st.builds(RecordExternalState, state=st.sampled_from(["draft", "open", "merged", "closed"]), detail=text),
     st.builds(ServerAttached, name=st.sampled_from(SERVERS)),
     st.builds(ServerAttachFailed, name=st.sampled_from(SERVERS), code=st.just("unknown_pod"), message=text),
     st.builds(
@@ -220,6 +282,7 @@ def fitting_commands(state: TaskState) -> Iterator[TaskCommand]:
         choices = [option for option in message.approval.options if option != "cancel"]
         yield from (GiveApproval(message_id=message.message_id, choice=choice) for choice in choices)
     yield from fitting_server_reports(state)
+    yield from fitting_of_actions(state)
     for ws in state.workstreams.values():
         if ws.status in UNDER_WAY:
             reported = None if ws.run is None else ws.attempt
@@ -233,6 +296,30 @@ def fitting_commands(state: TaskState) -> Iterator[TaskCommand]:
         else:
             yield SkipWorkstream(ws_id=ws.ws_id)
     yield from (RequestTransition(to=to, reason="a reason") for source, to in GUARDS if source is state.phase)
+
+
+def fitting_of_actions(state: TaskState) -> Iterator[TaskCommand]:
+    """Yield what is said of tracker, actions and the pull request now."""
+    if state.tracker is None:
+        yield CreateTracker(phases=BOARD)
+    else:
+        yield from (
+            SetItemStatus(item_id=i.item_id, status="wip", workstream_id=i.workstream_id) for i in state.tracker.items()
+        )
+        yield RequestAction(action=RemoveItem(item_id="i1"))
+    yield RequestAction(action=RunAction(executor=CommandExecutor(argv=("make", "it"), pod="gpu1")))
+    for action in state.actions.values():
+        if action.status == "granted" and action.run is not None:
+            yield ActionEnded(action_id=action.action_id, result=Result(run=RunResult(exit_code=0)))
+            yield ActionEnded(action_id=action.action_id, interrupted=True)
+    if state.external_sync.state in ("none", "closed"):
+        yield OpenDraftPullRequest(title="it")
+    elif state.external_sync.state in ("draft", "open"):
+        yield RequestMerge()
+    elif state.external_sync.state == "merge_requested":
+        yield MergePullRequest()
+    else:
+        yield from (RecordExternalState(state=told) for told in ("draft", "merged", "closed"))
 
 
 def fitting_server_reports(state: TaskState) -> Iterator[TaskCommand]:
@@ -337,6 +424,7 @@ def check_state(state: TaskState) -> None:
             assert ws.run.run_id not in state.stopping_runs
         assert not ws.by_hand or ws.status is WorkstreamStatus.AWAITING_INPUT
         assert (ws.status is WorkstreamStatus.BLOCKED) == bool(ws.blocking_on)
+    check_actions(state)
     if state.spec.approval is not None:
         assert state.spec.content.strip()
         assert (state.spec.approval.revision, state.spec.approval.digest) == (state.spec.revision, state.spec.digest)
@@ -349,6 +437,30 @@ def check_state(state: TaskState) -> None:
     if state.final:
         assert not waiting
         assert not list(state.open_approvals())
+
+
+def check_actions(state: TaskState) -> None:
+    """Check that what is proposed is asked, what is granted runs or is done outside, and each item stands once."""
+    asked = {m.approval.action_id for m in state.open_approvals() if m.approval and m.approval.subject == "action"}
+    assert asked == {action.action_id for action in state.actions.values() if action.status == "requested"}
+    for action in state.actions.values():
+        if isinstance(action.action, RunAction):
+            assert (action.run is None) == (action.status in ("requested", "rejected"))
+            assert action.run is None or action.run.run_id == f"t1/_{action.action_id}/1"
+        elif isinstance(action.action, Merge):
+            assert action.run is None
+        else:
+            assert action.status in ("requested", "rejected", "done")
+    if state.final:
+        assert not any(action.open for action in state.actions.values())
+    merge = next(
+        (action for action in state.actions.values() if action.open and isinstance(action.action, Merge)), None
+    )
+    assert (merge is not None) == (state.external_sync.state in ("merge_requested", "merging"))
+    assert state.external_sync.state != "merging" or (merge is not None and merge.status == "granted")
+    if state.tracker is not None:
+        items = [item.item_id for item in state.tracker.items()]
+        assert len(items) == len(set(items))
 
 
 def check_blocking(state: TaskState) -> None:
