@@ -4,7 +4,6 @@ import os
 import signal
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,8 @@ from hypothesis import HealthCheck, settings
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
-from podctl.embedded import DYNAMIC_CONFIGURATION, temporal_program
 from podctl.paths import PodctlPaths
-from workflows.search_attributes import SEARCH_ATTRIBUTES
+from tests.server import temporal_server
 
 # Whoever starts the tests in the background may have told them to ignore Ctrl-C, and the programs they start with them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -45,17 +43,8 @@ def paths(tmp_path: Path) -> PodctlPaths:
 
 @pytest.fixture(scope="session")
 async def temporal_environment() -> AsyncIterator[WorkflowEnvironment]:
-    """A real Temporal server, in memory, set up as `podctl up` does; with no binary it fails with how to get one."""
-    from workflows.plugin import project_plugin  # only here: a unit test's run need not load the workflows
-
-    arguments = [word for setting in DYNAMIC_CONFIGURATION for word in ("--dynamic-config-value", setting)]
-    async with await WorkflowEnvironment.start_local(
-        plugins=[project_plugin()],
-        search_attributes=SEARCH_ATTRIBUTES,
-        dev_server_existing_path=str(temporal_program()),
-        dev_server_extra_args=arguments,
-        dev_server_startup_timeout=timedelta(seconds=60),
-    ) as environment:
+    """The test run's server."""
+    async with temporal_server() as environment:
         yield environment
 
 
