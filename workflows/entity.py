@@ -7,6 +7,7 @@ what their action names; two of them overlap for a heartbeat at most.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -30,6 +31,11 @@ MAXIMUM_DECISIONS = 5_000
 #: and machine then disagree, and asking faster would only fill the history.
 FRUITLESS_FIRST = 1.0
 FRUITLESS_MAXIMUM = 60.0
+#: Signals that one workflow task takes in. What gathered without a worker arrives all at once, and the SDK gives up on
+#: a workflow that thinks for two seconds: it would try again, and give up again, for ever.
+SIGNALS_AT_ONCE = 200
+#: The shortest timer.
+_AT_ONCE = timedelta(milliseconds=1)
 #: Temporal refuses a longer summary, and with it the workflow task.
 _SUMMARY_LIMIT = 200
 
@@ -104,6 +110,10 @@ class Entity(Generic[S]):
         self._view = view
         self._in_flight: dict[str, asyncio.Task[None]] = {}
         self._fruitless: dict[str, int] = {}
+        #: Signals that have arrived and are not taken in yet, oldest first.
+        self._waiting: deque[tuple[str, Sequence[RawValue]]] = deque()
+        #: How many more signals the workflow task that began then may take in.
+        self._room: tuple[datetime, int] = (workflow.now(), SIGNALS_AT_ONCE)
         #: The command ids of this run's signals in the order of history, for the reader.
         self.signal_command_ids: list[str] = []
         self._changed = True
@@ -119,8 +129,13 @@ class Entity(Generic[S]):
         except Rejected as rejected:
             raise _refused(rejected) from rejected
 
-    def execute(self, envelope: Envelope) -> Outcome:
-        """Apply a command and return what became of it. Raises ``ApplicationError`` if it is refused."""
+    async def execute(self, envelope: Envelope) -> Outcome:
+        """Apply a command and return what became of it. Raises ``ApplicationError`` if it is refused.
+
+        What arrived before it goes first; from then on nothing is awaited, so that two commands cannot interleave.
+        """
+        if self._waiting:
+            await workflow.wait_condition(lambda: not self._waiting)
         try:
             self._accept(envelope)
         except Rejected as rejected:
@@ -129,6 +144,21 @@ class Entity(Generic[S]):
 
     def signal(self, name: str, arguments: Sequence[RawValue]) -> None:
         """Apply what a person signalled; a malformed or refused signal is recorded as refused and changes nothing."""
+        self._waiting.append((name, arguments))
+        self._take_signals()
+
+    def _take_signals(self) -> None:
+        """Take in the signals that wait, as many as this workflow task may."""
+        now = workflow.now()
+        began, room = self._room
+        room = room if began == now else SIGNALS_AT_ONCE
+        while self._waiting and room:
+            room -= 1
+            self._take_signal(*self._waiting.popleft())
+        self._room = (now, room)
+        self._changed = True
+
+    def _take_signal(self, name: str, arguments: Sequence[RawValue]) -> None:
         command_id = f"signal-{workflow.info().run_id[:8]}-{len(self.signal_command_ids) + 1}"
         by = "unknown"
         try:
@@ -164,16 +194,21 @@ class Entity(Generic[S]):
         ``perform`` carries out one action and returns the commands that report its outcome.
         """
         while True:
+            if self._waiting:
+                self._take_signals()
             self._changed = False
             wake_at = self._advance(perform)
             self._show()
-            if self._rules.is_settled(self.state) and not self._in_flight:
+            settled = self._rules.is_settled(self.state) and not self._in_flight
+            if not self._waiting and (settled or workflow.info().is_continue_as_new_suggested()):
                 await workflow.wait_condition(workflow.all_handlers_finished)
-                return True
-            if workflow.info().is_continue_as_new_suggested():
-                await workflow.wait_condition(workflow.all_handlers_finished)
-                return False
-            timeout = None if wake_at is None else max(wake_at - workflow.now(), timedelta(milliseconds=1))
+                if not self._waiting:
+                    return settled
+                continue
+            timeout = None if wake_at is None else max(wake_at - workflow.now(), _AT_ONCE)
+            if self._waiting:
+                # A timer ends this workflow task; the next one has room again.
+                timeout = _AT_ONCE
             try:
                 await workflow.wait_condition(lambda: self._changed, timeout=timeout, timeout_summary="next decision")
             except TimeoutError:

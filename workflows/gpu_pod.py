@@ -82,8 +82,8 @@ class GpuPodWorkflow(EntityWorkflow[GpuPodState]):
 
     @workflow.update(name=names.EXECUTE, description="Carry out a command; refused ones leave no trace")
     async def execute(self, envelope: Envelope) -> Outcome:
-        """Apply a command and return its outcome. Never awaits: two commands cannot interleave."""
-        return self.entity.execute(envelope)
+        """Apply a command and return its outcome."""
+        return await self.entity.execute(envelope)
 
     @execute.validator
     def check(self, envelope: Envelope) -> None:
