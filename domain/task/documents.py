@@ -3,7 +3,7 @@
 from pydantic import JsonValue
 
 from domain.errors import Rejected
-from domain.task import messages, serving, work
+from domain.task import messages, serving, threads, work
 from domain.task.change import Change, check_length
 from domain.task.commands import ApprovePlan, ApproveReview, ApproveSpec, CreateWorkstream, UpdatePlan, UpdateSpec
 from domain.task.models import Approval, Phase, Plan, PlanDraft, Spec, TaskState, digest
@@ -23,6 +23,7 @@ def update_spec(change: Change, command: UpdateSpec) -> None:
     """Write the spec as its next revision; an approval of the old one ends."""
     spec = change.state.spec
     _check_base("spec", command.base_revision, spec.revision)
+    before = change.state
     parts = [command.content, *command.requirements, *command.acceptance_criteria]
     whole = "\0".join(parts)
     check_length("the spec", whole, SPEC_LIMIT, "put the bulk into a file that the workstreams can read and name it")
@@ -40,6 +41,7 @@ def update_spec(change: Change, command: UpdateSpec) -> None:
     )
     spec = change.state.spec
     change.emit("spec_updated", revision=spec.revision, digest=spec.digest, bytes=len(whole.encode()))
+    threads.follow(change, "spec", before)
 
 
 def update_plan(change: Change, command: UpdatePlan) -> None:
@@ -80,6 +82,7 @@ def _write_plan(change: Change, plan: Plan, approval: Approval | None) -> None:
             "approval": approval,
         }
     )
+    old_state = change.state
     known = {} if before is None else before.workstreams
     # A result is of what was asked: a workstream that says something else now is to be done again.
     redone = [
@@ -107,6 +110,7 @@ def _write_plan(change: Change, plan: Plan, approval: Approval | None) -> None:
         model_servers=list(plan.model_servers),
         to_be_redone=[*redone],
     )
+    threads.follow(change, "plan", old_state)
 
 
 def write_report(change: Change, text: str) -> None:
@@ -118,7 +122,8 @@ def write_report(change: Change, text: str) -> None:
     if not text.strip():
         raise Rejected("report_empty", "the report has no content; say what was found, in markdown")
     check_length("the report", text, REPORT_LIMIT, "put the bulk into a file and name it")
-    review = change.state.review
+    before = change.state
+    review = before.review
     revision = review.report_revision + 1
     outcome = digest(f"{review.outcome_digest}\0{text}".encode())
     change.set(
@@ -127,6 +132,7 @@ def write_report(change: Change, text: str) -> None:
         )
     )
     change.emit("report_written", review=review.revision, revision=revision, digest=outcome, bytes=len(text.encode()))
+    threads.follow(change, "report", before)
 
 
 def _check_base(what: str, base: int | None, current: int) -> None:

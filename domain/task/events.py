@@ -34,6 +34,15 @@ EVENTS: dict[str, EventType] = {
     "report_written": _event("The review's report was written.", "review revision digest bytes"),
     "review_approved": _event("The finished work was accepted.", "revision digest revision_named comment"),
     "review_rejected": _event("The finished work was sent back.", "revision digest comment"),
+    # Review threads.
+    "review_thread_started": _event(
+        "Somebody commented on a document.", "thread document revision line_start line_end content"
+    ),
+    "review_thread_answered": _event("A comment was answered.", "thread comment content"),
+    "review_thread_resolved": _event("A thread was settled.", "thread document"),
+    "review_thread_reopened": _event("A thread was taken up again.", "thread document"),
+    "review_threads_outdated": _event("An edit took away what these are about.", "document revision threads"),
+    "review_threads_restored": _event("An edit brought back what these are about.", "document revision threads"),
     # Phases.
     "transition_requested": _event("Somebody asked for another phase.", "to reason needs_approval"),
     "transition_approved": _event("A person let the change of phase happen.", "to requested_by comment"),

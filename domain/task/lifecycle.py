@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from domain.errors import Rejected
-from domain.task import actions, documents, messages, serving, work
+from domain.task import actions, documents, messages, serving, threads, work
 from domain.task.change import Change, check_length
 from domain.task.commands import (
     CancelTask,
@@ -250,13 +250,15 @@ def _enter_execution(change: Change, before: Phase) -> None:
 def _enter_review(change: Change, _: Phase) -> None:
     messages.close_approvals(change, "the task moved on to review", _about_work)
     outcome = b"\0".join(ws.model_dump_json().encode() for ws in change.state.workstreams.values())
-    before = change.state.review
+    before = change.state
+    review = before.review
     found = digest(outcome)
     change.set(
         review=Review(
-            revision=before.revision + 1, digest=found, outcome_digest=found, report_revision=before.report_revision
+            revision=review.revision + 1, digest=found, outcome_digest=found, report_revision=review.report_revision
         )
     )
+    threads.follow(change, "report", before)
 
 
 def _enter_final(change: Change, _: Phase) -> None:

@@ -16,6 +16,7 @@ from domain.task import (
     lifecycle,
     messages,
     serving,
+    threads,
     tracker,
     work,
 )
@@ -89,6 +90,10 @@ RULES: dict[type[Value], Rule] = {
     commands.RequestMerge: Rule(external.request_merge, _LIVE, growing=True),
     commands.MergePullRequest: Rule(external.merge_pull_request, _LIVE),
     commands.RecordExternalState: Rule(external.record_external_state, _LIVE),
+    commands.CommentOn: Rule(threads.comment_on, _LIVE, growing=True),
+    commands.ReplyToThread: Rule(threads.reply_to_thread, _LIVE, growing=True),
+    commands.ResolveThread: Rule(threads.resolve_thread, _LIVE),
+    commands.ReopenThread: Rule(threads.reopen_thread, _LIVE),
     commands.Escalate: Rule(inbox.escalate, _LIVE, PODCTL),
     commands.ServerAttached: Rule(serving.server_attached, _ALWAYS, PODCTL),
     commands.ServerAttachFailed: Rule(serving.server_attach_failed, _ALWAYS, PODCTL),

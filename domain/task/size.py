@@ -12,6 +12,7 @@ _TEXT_KEPT = 200
 _MESSAGES_KEPT = 50
 _COMMENTS_KEPT = 3
 _ACTIONS_KEPT = 10
+_RESOLVED_THREADS_KEPT = 10
 _LEDGER_KEPT = 1_000
 
 
@@ -28,6 +29,8 @@ def fit(state: TaskState, *, growing: bool) -> TaskState:
         "the spec": state.spec,
         "the plan": state.plan,
         "the messages": state.messages,
+        "the review threads": state.review_threads,
+        "the review": state.review,
         "the workstreams": state.workstreams,
         "the tracker": state.tracker,
         "the actions": state.actions,
@@ -49,6 +52,8 @@ def _shed(state: TaskState) -> TaskState:
     spoken_for = [m for m in state.messages.values() if messages.waits(m)]
     newest = list(state.messages.values())[-_MESSAGES_KEPT:]
     keep = {m.message_id for m in (*spoken_for, *newest)}
+    resolved = [thread.thread_id for thread in state.review_threads.values() if thread.resolved]
+    settled = set(resolved[:-_RESOLVED_THREADS_KEPT])
     ledger = list(state.ledger.items())[-_LEDGER_KEPT:]
     return state.model_copy(
         update={
@@ -56,6 +61,7 @@ def _shed(state: TaskState) -> TaskState:
             "workstreams": {name: _shed_result(ws) for name, ws in state.workstreams.items()},
             "tracker": None if state.tracker is None else _shed_comments(state.tracker),
             "actions": _shed_actions(state.actions),
+            "review_threads": {name: t for name, t in state.review_threads.items() if name not in settled},
             "refusals": state.refusals[-3:],
             "ledger": dict(ledger),
         }

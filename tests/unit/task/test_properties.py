@@ -19,6 +19,7 @@ from domain.task.commands import (
     CancelTask,
     ChangeConfig,
     CommentItem,
+    CommentOn,
     CompleteWorkstream,
     CreateTracker,
     CreateWorkstream,
@@ -36,10 +37,13 @@ from domain.task.commands import (
     Reject,
     RejectAction,
     RejectTransition,
+    ReopenThread,
+    ReplyToThread,
     RequestAction,
     RequestApproval,
     RequestMerge,
     RequestTransition,
+    ResolveThread,
     RetryWorkstream,
     RunStopped,
     ServerAttached,
@@ -63,6 +67,7 @@ from domain.task.models import (
     SETTLED,
     UNDER_WAY,
     AddItem,
+    Anchor,
     CommandExecutor,
     Gates,
     Merge,
@@ -98,6 +103,7 @@ from domain.task.schedule import (
 )
 from domain.task.serving import REPORTED
 from domain.task.summary import listed_items, memo, search_values, summary_markdown
+from domain.task.threads import document_revision, document_text
 from domain.task.waits import open_matters, waits_for
 from tests.unit.task.support import START, check_decision, check_events
 
@@ -108,6 +114,14 @@ attempt = st.sampled_from([None, None, 1, 2])
 revision = st.sampled_from([None, None, 1, 2, 3])
 text = st.sampled_from(["", "some words", "ünïcode | *stars* \n# line", "x" * 300])
 message_id = st.sampled_from([f"m-{number}" for number in range(1, 8)])
+thread_id = st.sampled_from(["t-1", "t-2", "t-3"])
+documents = st.sampled_from(["spec", "plan", "report"])
+anchors = st.none() | st.builds(
+    Anchor,
+    selected_text=st.sampled_from(["", "", "words", "build it", "executor: signal"]),
+    line_start=st.integers(1, 9),
+    line_end=st.integers(1, 9),
+)
 result = st.builds(
     Result, text=text, run=st.sampled_from([None, RunResult(exit_code=0), RunResult(exit_code=1, signal=9)])
 )
@@ -233,6 +247,10 @@ commands: st.SearchStrategy[TaskCommand] = st.one_of(
     st.builds(RequestMerge, reason=text),
     st.builds(MergePullRequest),
     st.builds(RecordExternalState, state=st.sampled_from(["draft", "open", "merged", "closed"]), detail=text),
+    st.builds(CommentOn, document=documents, content=text, anchor=anchors, revision=revision),
+    st.builds(ReplyToThread, thread_id=thread_id, content=text),
+    st.builds(ResolveThread, thread_id=thread_id),
+    st.builds(ReopenThread, thread_id=thread_id),
     st.builds(ServerAttached, name=st.sampled_from(SERVERS)),
     st.builds(ServerAttachFailed, name=st.sampled_from(SERVERS), code=st.just("unknown_pod"), message=text),
     st.builds(
@@ -437,6 +455,20 @@ def check_state(state: TaskState) -> None:
     if state.final:
         assert not waiting
         assert not list(state.open_approvals())
+    check_threads(state)
+
+
+def check_threads(state: TaskState) -> None:
+    """Check that each comment is on its text, where that is in the document, and told as outdated where it is not."""
+    for thread in state.review_threads.values():
+        assert thread.resolved == (thread.resolved_at is not None)
+        assert thread.revision <= document_revision(state, thread.document)
+        if thread.anchor is None:
+            assert not thread.outdated
+            continue
+        lines = document_text(state, thread.document).split("\n")
+        there = "\n".join(lines[thread.anchor.line_start - 1 : thread.anchor.line_end])
+        assert thread.outdated or thread.anchor.selected_text in there
 
 
 def check_actions(state: TaskState) -> None:
