@@ -67,16 +67,23 @@ async def _show_events(workflow_id: str, *, since: int, follow: bool, output: Fo
     client = await open_client()
     if follow:
         async for event in client.follow(workflow_id, since):
+            if event.sequence > since + 1:
+                _tell_missing(since + 1, event.sequence - 1)
+            since = event.sequence
             _print_event(event, output)
         return
     log = await client.log(workflow_id)
     if log.missing_through > since:
-        print_progress(f"events 1 to {log.missing_through}: past the server's retention")
+        _tell_missing(since + 1, log.missing_through)
     if not log.events:
         print_progress("no events yet: no worker has taken it up (podctl status, podctl up)")
     for event in log.events:
         if event.sequence > since:
             _print_event(event, output)
+
+
+def _tell_missing(first: int, last: int) -> None:
+    print_progress(f"events {first} to {last}: past the server's retention (podctl export keeps what is there now)")
 
 
 def _print_event(event: "Event", output: Format) -> None:

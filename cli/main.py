@@ -16,6 +16,7 @@ from cli import (
     demo,
     events,
     explain,
+    export,
     inbox,
     listing,
     logs,
@@ -81,6 +82,7 @@ for group in (
     workstreams,
     explain,
     inbox,
+    export,
 ):
     group.register(app)
 

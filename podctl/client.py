@@ -23,6 +23,7 @@ from temporalio.client import (
     WorkflowExecutionDescription,
     WorkflowExecutionStatus,
     WorkflowHandle,
+    WorkflowHistory,
     WorkflowQueryFailedError,
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
@@ -140,6 +141,22 @@ class PodctlClient:
         return await self._list(
             names.TASK_POD, TASK_WORKFLOW_PREFIX, " AND PodctlNeedsApproval = true" if needs_approval else "", limit
         )
+
+    async def describe_task(self, task_id: str) -> WorkflowExecutionDescription:
+        """Return what the server knows of a task's newest run. Raises ``NotFound``. Needs no worker."""
+        try:
+            return await self.temporal.get_workflow_handle(task_workflow_id(task_id)).describe()
+        except RPCError as error:
+            raise await self._not_found(error, f"task {task_id!r}", names.TASK_POD, TASK_WORKFLOW_PREFIX) from error
+
+    async def task_histories(self, task_id: str) -> list[WorkflowHistory]:
+        """Return the histories of a task's runs, oldest first. Raises ``NotFound``. Needs no worker."""
+        from podctl.events import fetch_runs
+
+        try:
+            return await fetch_runs(self.temporal, task_workflow_id(task_id))
+        except RPCError as error:
+            raise await self._not_found(error, f"task {task_id!r}", names.TASK_POD, TASK_WORKFLOW_PREFIX) from error
 
     async def execute_task(self, task_id: str, command: TaskCommand, *, by: str, command_id: str = "") -> Outcome:
         """Send a command to a task and return its outcome. Raises ``Refused``, ``NotFound`` and ``NoWorker``."""

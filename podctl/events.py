@@ -100,11 +100,18 @@ async def replay_run(history: WorkflowHistory) -> Entity[Any]:
 
 async def read_log(client: Client, workflow_id: str) -> Log:
     """Return the log of a workflow over all its runs. Raises ``RPCError`` (NOT_FOUND) for an unknown one."""
-    newest, runs = await _fetch_runs(client, workflow_id)
-    entities = [await replay_run(run) for run in runs]
+    return await replay_runs(await fetch_runs(client, workflow_id))
+
+
+async def replay_runs(runs: Sequence[WorkflowHistory]) -> Log:
+    """Return the log that a chain of runs, oldest first, gives with today's code. Raises as ``replay_run``."""
+    newest = runs[-1]
+    # For a moment the newest run has only just continued the one before it: there is nothing in it to replay yet.
+    replayed = runs if len(runs) == 1 or _is_scheduled(newest) else runs[:-1]
+    entities = [await replay_run(run) for run in replayed]
     events = [
         event
-        for run, entity in zip(runs, entities, strict=True)
+        for run, entity in zip(replayed, entities, strict=True)
         # Of a run that no worker has processed only the state it begins with is known, not when it will have begun.
         if _processed_through(run.events)
         for event in _with_clients(entity, run.events)
@@ -139,11 +146,8 @@ async def follow_events(client: Client, workflow_id: str, since: int = 0) -> Asy
                 yield event
 
 
-async def _fetch_runs(client: Client, workflow_id: str) -> tuple[WorkflowHistory, list[WorkflowHistory]]:
-    """Return the newest run, and the chain of runs that can be replayed, oldest first, as far as the server has them.
-
-    They differ for a moment when the newest run has only just continued the one before it.
-    """
+async def fetch_runs(client: Client, workflow_id: str) -> list[WorkflowHistory]:
+    """Return the histories of the chain of runs, oldest first, as far as the server still has them."""
     runs: list[WorkflowHistory] = []
     run_id: str | None = None
     while True:
@@ -151,14 +155,12 @@ async def _fetch_runs(client: Client, workflow_id: str) -> tuple[WorkflowHistory
             history = await client.get_workflow_handle(workflow_id, run_id=run_id).fetch_history()
         except RPCError as error:
             if runs and error.status == RPCStatusCode.NOT_FOUND:
-                break
+                return runs
             raise
         runs.insert(0, history)
         run_id = history.events[0].workflow_execution_started_event_attributes.continued_execution_run_id
         if not run_id:
-            break
-    newest = runs[-1]
-    return newest, runs if len(runs) == 1 or _is_scheduled(newest) else runs[:-1]
+            return runs
 
 
 def _is_scheduled(history: WorkflowHistory) -> bool:

@@ -31,9 +31,9 @@ PATIENCE = 60.0
 MODEL = "tiny/pretend"
 
 
-async def eventually(ask: Callable[[], Awaitable[T | None]], what: str) -> T:
-    """Return the first true answer of ``ask``; fails after PATIENCE seconds."""
-    deadline = time.monotonic() + PATIENCE
+async def eventually(ask: Callable[[], Awaitable[T | None]], what: str, patience: float = PATIENCE) -> T:
+    """Return the first true answer of ``ask``; fails after ``patience`` seconds."""
+    deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         answer = await ask()
         if answer:
