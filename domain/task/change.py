@@ -18,6 +18,7 @@ class Change:
     """
 
     def __init__(self, state: TaskState, *, command_id: str, by: str, now: datetime) -> None:
+        self.before = state
         self.state = state
         self.events: list[Event] = []
         self.command_id = command_id

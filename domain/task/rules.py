@@ -164,7 +164,7 @@ def _finish(change: Change, *, growing: bool) -> tuple[TaskState, tuple[Event, .
     serving.ask_about_servers(change)
     inbox.update_inbox(change)
     change.set(updated_at=change.now)
-    state = fit(change.state.with_ledger(change.command_id, ACCEPTED), growing=growing)
+    state = fit(change.state.with_ledger(change.command_id, ACCEPTED), change.before, growing=growing)
     return state, tuple(change.events)
 
 

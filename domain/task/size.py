@@ -3,6 +3,7 @@
 from domain.entity import STATE_LIMIT, check_size
 from domain.errors import Rejected
 from domain.task import messages
+from domain.task.encoded_size import encoded_size
 from domain.task.models import SETTLED, ActionApproval, TaskState, Tracker, TrackerItem, Workstream
 
 #: Room that specs, plans and messages leave for what must always be accepted: results, approvals, cancelling.
@@ -16,13 +17,13 @@ _RESOLVED_THREADS_KEPT = 10
 _LEDGER_KEPT = 1_000
 
 
-def fit(state: TaskState, *, growing: bool) -> TaskState:
+def fit(state: TaskState, before: TaskState, *, growing: bool) -> TaskState:
     """Return ``state``, without what only the history needs once it nears ``STATE_LIMIT``.
 
-    Raises ``Rejected('state_too_large')`` if it is over the limit all the same; a ``growing`` command, one that a
+    ``before`` is the state that a command has made it from. Raises ``Rejected('state_too_large')`` if it is over the limit all the same; a ``growing`` command, one that a
     person can do without, is refused ``RESERVE`` bytes earlier.
     """
-    if _size(state) <= STATE_LIMIT - RESERVE:
+    if encoded_size(state, before) <= STATE_LIMIT - RESERVE:
         return state
     state = _shed(state)
     parts = {
@@ -37,7 +38,7 @@ def fit(state: TaskState, *, growing: bool) -> TaskState:
         "the record of commands": state.ledger,
     }
     check_size(state, parts)
-    size = _size(state) if growing else 0
+    size = encoded_size(state) if growing else 0
     if size > STATE_LIMIT - RESERVE:
         largest = max(parts, key=lambda name: len(str(parts[name])))
         raise Rejected(
@@ -101,7 +102,3 @@ def _shed_action(action: ActionApproval) -> ActionApproval:
         return action
     result = action.result.model_copy(update={"text": action.result.text[-_TEXT_KEPT:]})
     return action.model_copy(update={"result": result, "error": action.error[:_TEXT_KEPT]})
-
-
-def _size(state: TaskState) -> int:
-    return len(state.__pydantic_serializer__.to_json(state))

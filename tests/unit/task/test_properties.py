@@ -60,6 +60,7 @@ from domain.task.commands import (
     UpdateSpec,
     WorkstreamInterrupted,
 )
+from domain.task.encoded_size import encoded_size
 from domain.task.lifecycle import GUARDS
 from domain.task.models import (
     DOWN,
@@ -403,6 +404,7 @@ def test_any_sequence_of_commands_keeps_the_invariants(task: TaskInput, sequence
             assert event.sequence == sequence_number
             check_event(event, before, runs)
         assert after.sequence == sequence_number
+        assert encoded_size(after) == len(after.model_dump_json().encode())
         check_state(after)
 
 

@@ -9,12 +9,13 @@ from domain.task.commands import (
     RequestApproval,
     UpdateSpec,
 )
+from domain.task.encoded_size import encoded_size
 from domain.task.models import Phase, Result
 from tests.unit.task.support import Driver, executing, plan
 
 
 def size(driver: Driver) -> int:
-    return len(driver.state.model_dump_json())
+    return len(driver.state.model_dump_json().encode())
 
 
 def test_texts_are_refused_before_the_state_is_too_large_and_the_task_can_still_be_ended() -> None:
@@ -51,3 +52,20 @@ def test_thousands_of_commands_are_remembered_up_to_a_limit() -> None:
     for _ in range(30):
         driver.apply(PostMessage(content="y" * 9_900))
     assert size(driver) < STATE_LIMIT
+
+
+def test_size_that_is_counted_along_is_the_size() -> None:
+    names = [f"w{number}" for number in range(40)]
+    driver = executing(*names, max_concurrent=5)
+    for number, name in enumerate(names):
+        before = driver.state
+        driver.do(CompleteWorkstream(ws_id=name, result=Result(text='ä"\n' * number)))
+        assert encoded_size(driver.state) == encoded_size(driver.state, before) == size(driver)
+    # The oldest messages go, and ids of commands; then all that only the history needs.
+    for number in range(5_100):
+        driver.apply(PostMessage(content=f"ü {number}"), command_id=f"{number:0100d}")
+        if number % 500 > 490 or number > 5_090:
+            assert encoded_size(driver.state) == size(driver)
+    while len(driver.state.messages) > 100:
+        driver.apply(PostMessage(content="y" * 9_900))
+    assert encoded_size(driver.state) == size(driver)

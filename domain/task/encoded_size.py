@@ -1,0 +1,77 @@
+"""How large a state is when it is encoded, counted from what a command has changed.
+
+Encoding hundreds of workstreams takes ten times as long as the command that changed one of them. A state shares what
+did not change with the one before, so only the rest is encoded.
+"""
+
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic_core import to_json
+
+from domain.entity import EntityState
+
+#: What the states that live were found to take. By identity: they are frozen.
+_known: dict[int, tuple[weakref.ref[EntityState], int]] = {}
+_ABSENT = object()
+
+
+def encoded_size(state: EntityState, before: EntityState | None = None) -> int:
+    """Return the bytes of ``state`` as JSON; quickly if ``before`` is the state that a command has made it from."""
+    known = _known.get(id(state))
+    if known is not None and known[0]() is state:
+        return known[1]
+    size = _size(state) if before is None else encoded_size(before) + sum(_growth(before, state))
+    key = id(state)
+    _known[key] = (weakref.ref(state, lambda _: _known.pop(key, None)), size)
+    return size
+
+
+def _growth(before: EntityState, after: EntityState) -> Iterator[int]:
+    new_fields = after.__dict__
+    for name, old in before.__dict__.items():
+        new = new_fields[name]
+        if new is old:
+            continue
+        if name == "ledger":
+            yield _queue_growth(old, new)
+        elif isinstance(old, dict) and isinstance(new, dict):
+            yield _mapping_growth(old, new)
+        else:
+            yield _size(new) - _size(old)
+
+
+def _mapping_growth(old: Mapping[str, Any], new: Mapping[str, Any]) -> int:
+    changed = [name for name, value in new.items() if old.get(name, _ABSENT) is not value]
+    replaced = [name for name in changed if name in old]
+    gone = [] if len(new) - len(changed) + len(replaced) == len(old) else [name for name in old if name not in new]
+    return _commas(new) - _commas(old) + _entries(new, changed) - _entries(old, replaced) - _entries(old, gone)
+
+
+def _queue_growth(old: dict[str, str], new: dict[str, str]) -> int:
+    """Return the growth of a mapping that only ever gains at its end and loses at its beginning."""
+    added = _until_known(reversed(new), old)
+    gone = _until_known(iter(old), new)
+    return _commas(new) - _commas(old) + _entries(new, added) - _entries(old, gone)
+
+
+def _until_known(names: Iterator[str], known: Mapping[str, str]) -> list[str]:
+    found: list[str] = []
+    for name in names:
+        if name in known:
+            break
+        found.append(name)
+    return found
+
+
+def _entries(mapping: Mapping[str, Any], names: list[str]) -> int:
+    return sum(_size(name) + 1 + _size(mapping[name]) for name in names)
+
+
+def _commas(mapping: Mapping[str, Any]) -> int:
+    return max(0, len(mapping) - 1)
+
+
+def _size(value: object) -> int:
+    return len(to_json(value))
