@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from cli import (
+    actions,
     connect,
     context,
     demo,
@@ -32,6 +33,7 @@ from cli import (
     simulate,
     system,
     task,
+    tracker,
     workstreams,
 )
 
@@ -83,6 +85,8 @@ for group in (
     explain,
     inbox,
     export,
+    tracker,
+    actions,
 ):
     group.register(app)
 

@@ -1,4 +1,4 @@
-"""Where the output of a workstream is: on the pod it ran on, under the id of its run."""
+"""Where the output of a workstream or an action is: on the pod it ran on, under the id of its run."""
 
 from dataclasses import dataclass
 
@@ -9,19 +9,22 @@ from domain.task.models import CommandExecutor, TaskState
 
 @dataclass(frozen=True)
 class RunPlace:
-    """One attempt of a ``command`` workstream."""
+    """One attempt of a ``command`` workstream, or what a granted action ran."""
 
     pod: str
     run_id: str
 
 
 def run_place(state: TaskState, ws_id: str) -> RunPlace:
-    """Return where the newest attempt of a workstream ran or runs.
+    """Return where the newest attempt of a workstream, or the run of an action, ran or runs.
 
     Raises Rejected: ``workstream_not_found`` (says what there is), ``no_output`` for work that people do, and
     ``not_started``.
     """
     drafts = state.plan.workstreams if state.plan else {}
+    action = state.actions.get(ws_id)
+    if ws_id not in drafts and action is not None and action.run is not None:
+        return RunPlace(pod=action.run.pod, run_id=action.run.run_id)
     draft = drafts.get(ws_id)
     if draft is None or state.plan is None:
         there = f"there are {', '.join(drafts)}" if drafts else "there are none yet"

@@ -424,7 +424,7 @@ class CreateTracker(Value):
     """Begin the deliverables board."""
 
     type: Literal["create_tracker"] = "create_tracker"
-    phases: tuple[TrackerPhase, ...] = Field(min_length=1, max_length=50)
+    phases: tuple[TrackerPhase, ...]
 
 
 class SetItemStatus(Value):

@@ -20,8 +20,8 @@ _LEDGER_KEPT = 1_000
 def fit(state: TaskState, before: TaskState, *, growing: bool) -> TaskState:
     """Return ``state``, without what only the history needs once it nears ``STATE_LIMIT``.
 
-    ``before`` is the state that a command has made it from. Raises ``Rejected('state_too_large')`` if it is over the limit all the same; a ``growing`` command, one that a
-    person can do without, is refused ``RESERVE`` bytes earlier.
+    ``before`` is the state that a command has made it from. Raises ``Rejected('state_too_large')`` if it is over the
+    limit all the same; a ``growing`` command, one that a person can do without, is refused ``RESERVE`` bytes earlier.
     """
     if encoded_size(state, before) <= STATE_LIMIT - RESERVE:
         return state
@@ -98,7 +98,9 @@ def _shed_actions(actions: dict[str, ActionApproval]) -> dict[str, ActionApprova
 
 
 def _shed_action(action: ActionApproval) -> ActionApproval:
-    if action.open or action.result is None:
+    if action.open:
         return action
-    result = action.result.model_copy(update={"text": action.result.text[-_TEXT_KEPT:]})
+    result = action.result
+    if result is not None:
+        result = result.model_copy(update={"text": result.text[-_TEXT_KEPT:]})
     return action.model_copy(update={"result": result, "error": action.error[:_TEXT_KEPT]})

@@ -37,6 +37,8 @@ def create_tracker(change: Change, command: CreateTracker) -> None:
             "the task has a tracker already; its items are added, changed and removed by action approval (podctl "
             f"tracker add {change.state.task_id} …)",
         )
+    if not command.phases:
+        raise Rejected("content_empty", "a tracker needs a phase at least")
     if len(command.phases) > PHASE_LIMIT:
         raise Rejected("too_many_phases", f"{len(command.phases)} phases, the limit is {PHASE_LIMIT}")
     tracker = Tracker(phases=command.phases)
@@ -58,8 +60,9 @@ def create_tracker(change: Change, command: CreateTracker) -> None:
 def set_item_status(change: Change, command: SetItemStatus) -> None:
     """Say how far an item is. What a workstream owns, only that workstream or its agent says."""
     item = find_item(change.state, command.item_id)
-    if command.workstream_id is not None:
-        change.workstream(command.workstream_id)
+    if command.workstream_id is not None and command.workstream_id not in drafts(change.state):
+        known = names(drafts(change.state))
+        raise Rejected("workstream_not_found", f"the plan names no workstream {command.workstream_id!r}; {known}")
     owner = owner_of(change.state, item)
     if owner is not None and command.workstream_id != owner and change.by != _agent_of(change.state, owner):
         raise Rejected(

@@ -14,7 +14,7 @@ from domain.task.commands import (
 )
 from domain.task.models import ItemStatus, TaskState, TrackerPhase
 from domain.task.tracker import COMMENTS_KEPT, ITEM_LIMIT, find_item, progress
-from tests.unit.task.support import Driver, executing
+from tests.unit.task.support import Driver, executing, plan
 
 
 def phase(name: str, *items: str | dict[str, Any]) -> TrackerPhase:
@@ -66,6 +66,8 @@ def test_a_task_has_one_tracker() -> None:
 
 def test_a_board_names_each_thing_once_and_known_owners() -> None:
     driver = executing("a")
+    driver.refused("content_empty", CreateTracker(phases=()))
+    driver.refused("too_many_phases", CreateTracker(phases=tuple(phase(f"p{number}") for number in range(51))))
     driver.refused("duplicate_item", CreateTracker(phases=(phase("alpha", "x"), phase("beta", "x"))))
     driver.refused("duplicate_phase", CreateTracker(phases=(phase("alpha"), phase("alpha"))))
     unknown = phase("alpha", {"item_id": "x", "workstream_id": "z"})
@@ -87,6 +89,14 @@ def test_the_owner_alone_says_how_far_an_item_is() -> None:
     driver.do(SetItemStatus(item_id="api", status="wip", workstream_id="a"))
     assert status(driver.state, "api") == "wip"
     assert driver.events[-1].payload == {"item": "api", "before": "todo", "status": "wip", "workstream": "a"}
+
+
+def test_a_workstream_that_is_only_planned_speaks_for_its_items() -> None:
+    driver = Driver(plan("a"))
+    driver.do(CreateTracker(phases=(phase("alpha", {"item_id": "api", "workstream_id": "a"}),)))
+    driver.refused("not_owner", SetItemStatus(item_id="api", status="wip"))
+    driver.do(SetItemStatus(item_id="api", status="wip", workstream_id="a"))
+    assert status(driver.state, "api") == "wip"
 
 
 def test_an_item_without_owner_may_be_changed_by_anyone() -> None:
