@@ -14,6 +14,7 @@ from temporalio.worker import Worker
 
 from activities.commands import CommandActivities
 from activities.gpu_pods import GpuPodActivities
+from activities.notify import notify
 from activities.servers import ServerActivities
 from activities.setups import SetupActivities
 from podctl.catalog import known_models
@@ -51,6 +52,7 @@ def build_worker(client: Client, pool: SshPool, task_queue: str = DEFAULT_TASK_Q
             servers.attach_server,
             servers.detach_server,
             commands.run_command,
+            notify,
             setups.setup_step,
         ],
         max_concurrent_activities=MAXIMUM_ACTIVITIES,

@@ -182,10 +182,13 @@ def _task_heading(state: TaskState) -> RenderableType:
 def _waits(state: TaskState) -> list[RenderableType]:
     from rich.text import Text
 
-    from domain.task.waits import waits_for
+    from domain.task.waits import notify_failures, waits_for
 
-    reasons = waits_for(state)
-    return _section("Waits for", Text("\n".join(f"- {plain(reason)}" for reason in reasons))) if reasons else []
+    parts: list[RenderableType] = []
+    for name, lines in (("Waits for", waits_for(state)), ("Nobody was told", notify_failures(state))):
+        if lines:
+            parts += _section(name, Text("\n".join(f"- {plain(line)}" for line in lines)))
+    return parts
 
 
 def _document(name: str, subject: Spec | Plan | Review, markdown: str) -> list[RenderableType]:

@@ -46,6 +46,7 @@ from domain.task.models import TaskInput, TaskState
 from domain.task.rules import create_task
 from podctl.history import follow_changes
 from workflows import names
+from workflows.summaries import fitted
 from workflows.task_queues import DEFAULT_TASK_QUEUE
 
 if TYPE_CHECKING:
@@ -318,7 +319,7 @@ class PodctlClient:
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE
                 if workflow == names.TASK_POD
                 else WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-                static_summary=static_summary,
+                static_summary=fitted(static_summary),
                 static_details=static_details,
             )
         except WorkflowAlreadyStartedError as error:

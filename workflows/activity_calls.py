@@ -8,6 +8,7 @@ from temporalio import exceptions, workflow
 from temporalio.exceptions import ActivityError, ApplicationError, TimeoutType
 
 from workflows import names, timeouts
+from workflows.summaries import fitted
 
 with workflow.unsafe.imports_passed_through():
     from pydantic import BaseModel
@@ -39,7 +40,7 @@ async def execute_activity(
         retry_policy=timeouts.UNTIL_DONE,
         task_queue=task_queue,
         schedule_to_start_timeout=taken_up_within,
-        summary=summary,
+        summary=fitted(summary),
     )
     return result
 

@@ -17,6 +17,8 @@ from temporalio import workflow
 from temporalio.common import RawValue, SearchAttributeUpdate
 from temporalio.exceptions import ApplicationError, FailureError, is_cancelled_exception
 
+from workflows.summaries import fitted
+
 with workflow.unsafe.imports_passed_through():
     from pydantic import BaseModel, JsonValue
 
@@ -36,8 +38,6 @@ FRUITLESS_MAXIMUM = 60.0
 SIGNALS_AT_ONCE = 200
 #: The shortest timer.
 _AT_ONCE = timedelta(milliseconds=1)
-#: Temporal refuses a longer summary, and with it the workflow task.
-_SUMMARY_LIMIT = 200
 
 
 class Envelope(Protocol):
@@ -98,6 +98,8 @@ class Rules(Generic[S]):
     command_from_signal: Callable[[str, list[object]], Any]
     #: What a cancellation asked for past podctl (Web UI, Temporal CLI) means; None: it is not followed.
     on_cancel: Callable[[str], BaseModel | None]
+    #: Types of actions that must not be begun twice: a run begins anew only when none of them is in flight.
+    once: frozenset[str] = frozenset()
 
 
 class Entity(Generic[S]):
@@ -114,6 +116,8 @@ class Entity(Generic[S]):
         self._waiting: deque[tuple[str, Sequence[RawValue]]] = deque()
         #: How many more signals the workflow task that began then may take in.
         self._room: tuple[datetime, int] = (workflow.now(), SIGNALS_AT_ONCE)
+        #: The keys of those in flight that must not be begun twice.
+        self._once: set[str] = set()
         #: The command ids of this run's signals in the order of history, for the reader.
         self.signal_command_ids: list[str] = []
         self._changed = True
@@ -200,7 +204,7 @@ class Entity(Generic[S]):
             wake_at = self._advance(perform)
             self._show()
             settled = self._rules.is_settled(self.state) and not self._in_flight
-            if not self._waiting and (settled or workflow.info().is_continue_as_new_suggested()):
+            if not self._waiting and not self._once and (settled or workflow.info().is_continue_as_new_suggested()):
                 await workflow.wait_condition(workflow.all_handlers_finished)
                 if not self._waiting:
                     return settled
@@ -238,6 +242,10 @@ class Entity(Generic[S]):
                 task.cancel()
         for key, action in wanted.items():
             if key not in self._in_flight:
+                if action.type in self._rules.once:
+                    if workflow.info().is_continue_as_new_suggested():
+                        continue  # the next run begins it
+                    self._once.add(key)
                 self._in_flight[key] = asyncio.create_task(self._carry_out(action, perform))
         return min((action.at for action in actions if action.type == "wake_at"), default=None)
 
@@ -280,6 +288,7 @@ class Entity(Generic[S]):
                 await self._pause(action.key)
         finally:
             del self._in_flight[action.key]
+            self._once.discard(action.key)
             self._changed = True
 
     async def _pause(self, key: str) -> None:
@@ -287,7 +296,7 @@ class Entity(Generic[S]):
         self._fruitless[key] = count + 1
         if count:
             seconds = min(FRUITLESS_MAXIMUM, FRUITLESS_FIRST * 2.0 ** (count - 1))
-            await workflow.sleep(seconds, summary=f"pause: {key}"[:_SUMMARY_LIMIT])
+            await workflow.sleep(seconds, summary=fitted(f"pause before {key} is tried again"))
 
     def _accept(self, envelope: Envelope) -> None:
         """Apply a command, and what the rules decide upon it.

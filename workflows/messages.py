@@ -5,7 +5,7 @@ They stand in histories for ever: new fields have defaults, none is renamed.
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from domain.entity import Value
 from domain.gpu.commands import (
@@ -22,6 +22,7 @@ from domain.gpu.commands import (
     StopFailed,
 )
 from domain.gpu.models import Adoption, Belief, GpuPodState, StartPlan
+from domain.gpu.request import Argument
 from domain.gpu.setup import StepName
 from domain.task.models import CommandExecutor, ModelServerDraft, PlanDraft, Result, TaskInput, TaskState
 from domain.task.runs import RunSubject
@@ -174,3 +175,16 @@ class AttachOutput(Value):
 
     code: str | None = None
     message: str = ""
+
+
+class NotifyInput(Value):
+    """The user's notify hook, and what it is told on its standard input."""
+
+    argv: tuple[Argument, ...]
+    notification: dict[str, JsonValue]
+
+
+class NotifyOutput(Value):
+    """How a call of the notify hook went; ``error`` is empty if it did well."""
+
+    error: str = ""

@@ -21,6 +21,7 @@ PASSED_THROUGH = (
     "workflows.messages",
     "workflows.names",
     "workflows.search_attributes",
+    "workflows.summaries",
     "workflows.task_runs",
     "workflows.timeouts",
     "pydantic",

@@ -5,12 +5,14 @@ from typing import Any
 
 from temporalio import workflow
 from temporalio.common import SearchAttributeUpdate
+from temporalio.exceptions import ActivityError, is_cancelled_exception
 
-from workflows import names
+from workflows import names, timeouts
 from workflows.activity_calls import execute_activity
 from workflows.entity import Rules, View
 from workflows.entity_workflow import EntityWorkflow
 from workflows.search_attributes import GPU_POD, INBOX, MODEL, NEEDS_APPROVAL, PHASE
+from workflows.summaries import fitted
 from workflows.task_runs import run_command, stop_run
 
 with workflow.unsafe.imports_passed_through():
@@ -25,6 +27,8 @@ with workflow.unsafe.imports_passed_through():
         AttachInput,
         AttachOutput,
         DetachInput,
+        NotifyInput,
+        NotifyOutput,
         TaskStart,
     )
 
@@ -48,6 +52,7 @@ RULES: Rules[TaskState] = Rules(
     is_settled=schedule.is_settled,
     command_from_signal=signals.command_from_signal,
     on_cancel=lambda reason: commands.CancelTask(reason=reason or "cancellation requested"),
+    once=frozenset({"notify"}),
 )
 VIEW: View[TaskState] = View(memo=summary.memo, search_attributes=_search_attributes, details=summary.summary_markdown)
 
@@ -102,6 +107,8 @@ class TaskPodWorkflow(EntityWorkflow[TaskState]):
                 return [await run_command(action)]
             case schedule.StopRun():
                 return [await stop_run(action)]
+            case schedule.Notify():
+                return [await _notify(action)]
             case _:
                 raise AssertionError(f"{action.type} is not carried out by activities")
 
@@ -117,3 +124,22 @@ async def _attach(action: schedule.AttachServer) -> BaseModel:
     if output.code is not None:
         return commands.ServerAttachFailed(name=server.name, code=output.code, message=output.message)
     return commands.ServerAttached(name=server.name)
+
+
+async def _notify(action: schedule.Notify) -> BaseModel:
+    try:
+        output = await workflow.execute_activity(
+            names.NOTIFY,
+            NotifyInput(argv=action.argv, notification=action.notification),
+            result_type=NotifyOutput,
+            start_to_close_timeout=timeouts.NOTIFY,
+            heartbeat_timeout=timeouts.HEARTBEAT,
+            retry_policy=timeouts.ONCE,
+            summary=fitted(f"notify {action.notification['recipient']} of {action.item_id}"),
+        )
+        error = output.error
+    except ActivityError as failure:
+        if is_cancelled_exception(failure):
+            raise  # it waits no longer
+        error = f"nobody saw how the notify hook ended, and it is not called again ({failure.cause or failure})"
+    return commands.Notified(item_id=action.item_id, escalated=action.escalated, error=error)

@@ -15,6 +15,8 @@ HEARTBEAT: Final = timedelta(seconds=12)
 OBSERVER: Final = timedelta(days=3650)
 #: One attempt at something that ends by itself; far above what it takes on a slow link, upload included.
 ATTEMPT: Final = timedelta(minutes=10)
+#: One call of the notify hook; more than the 30 s that the hook itself gets.
+NOTIFY: Final = timedelta(minutes=1)
 #: How long a task's activity waits for a worker of a pod's own queue before it is asked again which queue that is.
 TAKEN_UP: Final = timedelta(minutes=10)
 
@@ -23,3 +25,5 @@ TAKEN_UP: Final = timedelta(minutes=10)
 UNTIL_DONE: Final = RetryPolicy(
     initial_interval=timedelta(seconds=1), backoff_coefficient=2.0, maximum_interval=timedelta(seconds=4)
 )
+#: For what must not happen twice.
+ONCE: Final = RetryPolicy(maximum_attempts=1)

@@ -105,6 +105,10 @@ EVENTS: dict[str, EventType] = {
     "merge_started": _event("Whoever keeps the repository merges.", "action url"),
     "external_state_recorded": _event("Somebody told how the pull request stands.", "state url number detail"),
     "inbox_escalated": _event("Something has waited too long and is urgent now.", "item recipient preview"),
+    "person_notified": _event("The notify hook was called for something that waits.", "item urgent"),
+    "notify_failed": _event(
+        "The notify hook was called and failed; it is not called again for it.", "item error urgent"
+    ),
     "marked_read": _event("Somebody read messages and inbox items; count of them all, the first ids.", "ids count"),
     # Model servers: what the task wants, and what the GPU pod tells.
     **{

@@ -1,13 +1,17 @@
 """The inbox: one item for each matter that waits for a person, and news of finished workstreams until it is read."""
 
+from pydantic import JsonValue
+
 from domain.errors import Rejected
 from domain.task.change import Change, names
-from domain.task.commands import Escalate
+from domain.task.commands import Escalate, Notified
 from domain.task.models import SCHEDULER, InboxItem, InboxKind, TaskState
 from domain.task.waits import open_matters, preview
 
 #: News beyond this many is dropped, the oldest first: the event log has it all.
 NEWS_KEPT = 100
+#: Characters kept of why a notify hook failed.
+NOTIFY_ERROR_LIMIT = 500
 
 
 def update_inbox(change: Change) -> None:
@@ -70,3 +74,45 @@ def escalate(change: Change, command: Escalate) -> None:
     escalated = item.model_copy(update={"recipient": recipient, "escalated_at": change.now, "read": False})
     change.set(inbox={**change.state.inbox, item.item_id: escalated})
     change.emit("inbox_escalated", item=item.item_id, recipient=recipient, preview=item.preview)
+
+
+def to_notify(item: InboxItem) -> bool:
+    """Return whether the notify hook has yet to be called for an item: once, and once more after its escalation."""
+    return item.waits and (item.notified_at is None or (item.escalated_at is not None and not item.notified_urgent))
+
+
+def notification(state: TaskState, item: InboxItem) -> dict[str, JsonValue]:
+    """Return what the notify hook is told of an item, in the words of ``podctl inbox -o json``."""
+    return {
+        "task": state.task_id,
+        "title": state.title,
+        "item": item.item_id,
+        "kind": item.kind.value,
+        "preview": item.preview,
+        "command": item.command,
+        "recipient": item.recipient,
+        "message": item.message_id,
+        "workstream": item.workstream_id,
+        "created_at": item.created_at.isoformat(),
+        "urgent": item.escalated_at is not None,
+    }
+
+
+def notified(change: Change, command: Notified) -> None:
+    """Note that the notify hook was called for an item, and why that failed; the item waits all the same."""
+    item = change.state.inbox.get(command.item_id)
+    if item is None or not item.waits:
+        raise Rejected("item_not_found", f"nothing waits as {command.item_id!r}; {names(change.state.inbox)}")
+    error = command.error[:NOTIFY_ERROR_LIMIT]
+    told = item.model_copy(
+        update={
+            "notified_at": change.now,
+            "notified_urgent": item.notified_urgent or command.escalated,
+            "notify_error": error,
+        }
+    )
+    change.set(inbox={**change.state.inbox, item.item_id: told})
+    if error:
+        change.emit("notify_failed", item=item.item_id, error=error, urgent=command.escalated)
+    else:
+        change.emit("person_notified", item=item.item_id, urgent=command.escalated)

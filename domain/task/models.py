@@ -486,8 +486,10 @@ class InboxItem(Value):
     created_at: datetime
     read: bool = False
     escalated_at: datetime | None = None
-    #: When the notify hook was called for it, and again after it was escalated; None: not yet.
+    #: When the notify hook was called for it, the last time; None: not yet.
     notified_at: datetime | None = None
+    #: Whether that was as an urgent one, after it had been escalated.
+    notified_urgent: bool = False
     #: Why the notify hook failed, the last time.
     notify_error: str = ""
 

@@ -95,6 +95,7 @@ RULES: dict[type[Value], Rule] = {
     commands.ResolveThread: Rule(threads.resolve_thread, _LIVE),
     commands.ReopenThread: Rule(threads.reopen_thread, _LIVE),
     commands.Escalate: Rule(inbox.escalate, _LIVE, PODCTL),
+    commands.Notified: Rule(inbox.notified, _LIVE, PODCTL),
     commands.ServerAttached: Rule(serving.server_attached, _ALWAYS, PODCTL),
     commands.ServerAttachFailed: Rule(serving.server_attach_failed, _ALWAYS, PODCTL),
     commands.ServerChanged: Rule(serving.server_changed, _ALWAYS, POD),

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
-from pydantic import Discriminator
+from pydantic import Discriminator, JsonValue
 
 from domain.entity import Value
+from domain.gpu.request import Argument
 from domain.task.commands import (
     ApprovePlan,
     ApproveReview,
@@ -21,6 +22,7 @@ from domain.task.commands import (
     StartWorkstream,
     TaskCommand,
 )
+from domain.task.inbox import notification, to_notify
 from domain.task.models import (
     CommandExecutor,
     GateMode,
@@ -107,6 +109,18 @@ class StopRun(Value):
     pod: str
 
 
+class Notify(Value):
+    """Call the user's notify hook for something that waits for a person. Not repeated. Leads to ``notified``."""
+
+    type: Literal["notify"] = "notify"
+    key: str
+    argv: tuple[Argument, ...]
+    item_id: str
+    escalated: bool
+    #: What the hook is told.
+    notification: dict[str, JsonValue]
+
+
 class WakeAt(Value):
     """Ask again at this time: something is due then."""
 
@@ -115,7 +129,9 @@ class WakeAt(Value):
     at: datetime
 
 
-Action = Annotated[Command | AttachServer | DetachServer | RunCommand | StopRun | WakeAt, Discriminator("type")]
+Action = Annotated[
+    Command | AttachServer | DetachServer | RunCommand | StopRun | Notify | WakeAt, Discriminator("type")
+]
 
 
 def next_actions(state: TaskState, now: datetime) -> tuple[Action, ...]:
@@ -125,6 +141,7 @@ def next_actions(state: TaskState, now: datetime) -> tuple[Action, ...]:
     actions.extend(_endings(state))
     if not state.final:
         actions.extend(_servers_and_runs(state))
+        actions.extend(_notifications(state))
         decisions = [*_phase_step(state), *_starts(state, now, times), *_escalations(state, now, times)]
         # A decision stands for one situation: made once, it is not made again, whatever became of it.
         actions.extend(decision for decision in decisions if decision.command_id not in state.ledger)
@@ -246,6 +263,26 @@ def _escalations(state: TaskState, now: datetime, times: list[datetime]) -> Iter
                 )
             else:
                 times.append(due)
+
+
+#: Calls of the notify hook at a time, per task: a person reads no faster.
+NOTIFY_AT_ONCE = 5
+
+
+def _notifications(state: TaskState) -> Iterator[Notify]:
+    if not state.config.notify:
+        return
+    # The oldest first, so that what comes up meanwhile never takes a running one's place.
+    waiting = sorted(filter(to_notify, state.inbox.values()), key=lambda item: item.created_at)
+    for item in waiting[:NOTIFY_AT_ONCE]:
+        call = "first" if item.notified_at is None else "escalated"
+        yield Notify(
+            key=f"notify/{item.item_id}/{item.created_at.isoformat()}/{call}",
+            argv=state.config.notify,
+            item_id=item.item_id,
+            escalated=item.escalated_at is not None,
+            notification=notification(state, item),
+        )
 
 
 def _transition(state: TaskState, to: Phase, reason: str) -> Command:

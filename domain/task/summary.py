@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from domain.entity import Value
 from domain.task.models import SATISFIED, InboxItem, InboxKind, ServerStatus, TaskState, WorkstreamStatus
 from domain.task.readiness import drafts
-from domain.task.waits import waits_for, waits_for_no_person
+from domain.task.waits import notify_failures, waits_for, waits_for_no_person
 
 #: Workstreams listed one by one; the Web UI is no place for five hundred lines on every change.
 _LISTED = 60
@@ -127,6 +127,8 @@ def summary_markdown(state: TaskState) -> str:
     waits = waits_for(state)
     if waits:
         lines += ["", "## Waits for", "", *(f"- {_with_code(reason)}" for reason in waits)]
+    if failures := notify_failures(state):
+        lines += ["", "## Nobody was told", "", *(f"- {_cell(failure)}" for failure in failures)]
     lines += _workstreams(state)
     if state.servers:
         lines += ["", "## Model servers", "", "| server | model | pod | state |", "|---|---|---|---|"]

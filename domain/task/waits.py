@@ -53,6 +53,12 @@ def waits_for(state: TaskState) -> list[str]:
     return matters + waits_for_no_person(state)
 
 
+def notify_failures(state: TaskState) -> list[str]:
+    """Return, in words, of what that waits nobody was told: why the notify hook failed."""
+    failed = [item for item in state.inbox.values() if item.waits and item.notify_error]
+    return [*_some([f"{item.recipient} was not told of {item.item_id}: {item.notify_error}" for item in failed])]
+
+
 def waits_for_no_person(state: TaskState) -> list[str]:
     """Return, in words, what the task waits for that is nobody's decision: work, machines, what is being ended."""
     reasons: list[str] = []

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
@@ -24,7 +25,7 @@ from temporalio.testing import WorkflowEnvironment
 import worker
 from domain.entity import Event
 from domain.task.commands import PostMessage
-from domain.task.models import TaskState
+from domain.task.models import TaskConfig, TaskState
 from podctl.client import NoWorker, PodctlClient
 from podctl.embedded import DYNAMIC_CONFIGURATION, temporal_program
 from podctl.events import read_log
@@ -353,3 +354,30 @@ async def test_what_the_long_poll_showed_too_early_is_replaced_by_what_was_writt
     for event_id, kind in shown:
         take_in(history, HistoryEvent(event_id=event_id, event_type=kind))
     assert [(event.event_id, event.event_type) for event in history] == [shown[0], *shown[3:]]
+
+
+async def test_a_notify_hook_that_runs_when_a_run_begins_anew_is_not_called_again(
+    short_runs: Client, pool: SshPool, task_queue: str, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    hook = ("/bin/sh", "-c", 'cat >> "$1/told"; echo >> "$1/told"; while [ ! -e "$1/go" ]; do sleep 0.05; done')
+    async with working(short_runs, pool, task_queue) as podctl:
+        config = TaskConfig(notify=(*hook, "hook", str(tmp_path)))
+        task = await Tasks(podctl, unique).create(BY_SIGNAL, config=config)
+
+        async def called() -> bool:
+            return (tmp_path / "told").exists()
+
+        await eventually(called, "the hook is called")
+        for number in range(SHORT_RUN // 3):
+            await podctl.execute_task(task.id, PostMessage(content=f"m {number}"), by="ann")
+        (tmp_path / "go").touch()
+
+        async def began_anew() -> bool:
+            return len(await run_ids(short_runs, task.workflow_id)) > 1
+
+        await eventually(began_anew, "the next run has begun")
+        await task.until(lambda state: state.inbox["approve/spec/1/0"].notified_at, "the call is known of")
+        await task.work_begins()
+        await task.reaches("workstream_execution")
+        told = [json.loads(line)["item"] for line in (tmp_path / "told").read_text().splitlines()]
+        assert told == ["approve/spec/1/0", "approve/plan/1/1"]
