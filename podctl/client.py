@@ -42,6 +42,7 @@ from domain.gpu.observation import Beat, StopStep
 from domain.ids import GPU_POD_WORKFLOW_PREFIX, TASK_WORKFLOW_PREFIX, gpu_pod_workflow_id, task_workflow_id
 from domain.task.commands import Envelope as TaskEnvelope
 from domain.task.commands import TaskCommand
+from domain.task.ending import already_final
 from domain.task.models import TaskInput, TaskState
 from domain.task.rules import create_task
 from podctl.history import follow_changes
@@ -174,15 +175,8 @@ class PodctlClient:
         try:
             await handle.signal(signal, {**payload, "command_id": command_id})
         except RPCError as error:
-            raise await self._not_found(error, f"task {task_id!r}", names.TASK_POD, TASK_WORKFLOW_PREFIX) from error
-        try:
-            # The server answers a query only when everything that arrived before it has been processed.
-            outcome: Outcome | None = await handle.query(
-                names.OUTCOME, command_id, result_type=Outcome, rpc_timeout=timedelta(seconds=ANSWER_TIMEOUT)
-            )
-            return outcome
-        except (RPCError, WorkflowQueryFailedError):
-            return None
+            return await self._known(handle, command_id, error, task_id)
+        return await self._outcome(handle, command_id)
 
     # -- GPU pods ------------------------------------------------------------------------------------------------
 
@@ -360,11 +354,11 @@ class PodctlClient:
                 "worker), which may still carry the command out; look before you give it again"
             ) from error
         except RPCError as error:
-            task = workflow_id.startswith(TASK_WORKFLOW_PREFIX)
-            workflow, prefix = (
-                (names.TASK_POD, TASK_WORKFLOW_PREFIX) if task else (names.GPU_POD, GPU_POD_WORKFLOW_PREFIX)
-            )
-            raise await self._not_found(error, what, workflow, prefix) from error
+            if workflow_id.startswith(TASK_WORKFLOW_PREFIX):
+                return await self._known(
+                    handle, envelope.command_id, error, workflow_id.removeprefix(TASK_WORKFLOW_PREFIX)
+                )
+            raise await self._not_found(error, what, names.GPU_POD, GPU_POD_WORKFLOW_PREFIX) from error
 
     async def _list(self, workflow: str, prefix: str, condition: str, limit: int) -> list[Summary]:
         found = []
@@ -383,15 +377,53 @@ class PodctlClient:
             )
         return found
 
+    async def _outcome(self, handle: WorkflowHandle[Any, Any], command_id: str) -> Outcome | None:
+        """Return what became of a command; None while it is not known, or nobody is there to say."""
+        for _ in range(2):  # the server loses a query now and then, when it comes just as the workflow closes
+            try:
+                # It answers a query only when everything that arrived before it has been processed.
+                outcome: Outcome | None = await handle.query(
+                    names.OUTCOME, command_id, result_type=Outcome, rpc_timeout=timedelta(seconds=ANSWER_TIMEOUT / 2)
+                )
+                return outcome
+            except RPCError:
+                continue
+            except WorkflowQueryFailedError:
+                break
+        return None
+
+    async def _known(self, handle: WorkflowHandle[Any, Any], command_id: str, error: RPCError, task_id: str) -> Outcome:
+        """Return the outcome of a command that a task which is over has taken before; else raise what ``error`` means.
+
+        The task may have ended with this very command, of which this is a repetition. Otherwise the refusal says who
+        ended it.
+        """
+        if _has_ended(error):
+            outcome = await self._outcome(handle, command_id)
+            if outcome is not None and outcome.accepted:
+                return outcome
+            state = await self.task(task_id)
+            if state.final:
+                rejected = already_final(state)
+                raise Refused(rejected.code, rejected.message) from error
+        raise await self._not_found(error, f"task {task_id!r}", names.TASK_POD, TASK_WORKFLOW_PREFIX) from error
+
     async def _not_found(self, error: RPCError, what: str, workflow: str, prefix: str) -> Exception:
         """Return ``NotFound`` that says what there is, or ``error`` itself if it says something else."""
         if error.status != RPCStatusCode.NOT_FOUND:
             return error
-        if "already completed" in error.message:
+        if _has_ended(error):
             return Refused("already_terminal", f"{what} is finished: it takes no more commands")
         known = sorted({summary.name for summary in await self._list(workflow, prefix, "", 200)})
         there = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
         return NotFound(f"there is no {what}; there are: {there}" if known else f"there is no {what}, and none at all")
+
+
+def _has_ended(error: RPCError) -> bool:
+    """Return whether the server says that the workflow is closed, or closed while it waited with an update."""
+    return error.status == RPCStatusCode.NOT_FOUND and (
+        "already completed" in error.message or "closing workflow" in error.message
+    )
 
 
 async def _send_until_taken(handle: WorkflowHandle[Any, Any], envelope: TaskEnvelope | GpuEnvelope) -> Outcome:

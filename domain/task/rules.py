@@ -22,6 +22,7 @@ from domain.task import (
 )
 from domain.task.change import Change
 from domain.task.commands import Envelope, UpdatePlan, UpdateSpec
+from domain.task.ending import already_final
 from domain.task.models import FINAL_PHASES, SCHEDULER, Phase, TaskInput, TaskState
 from domain.task.size import fit
 
@@ -171,10 +172,6 @@ def _finish(change: Change, *, growing: bool) -> tuple[TaskState, tuple[Event, .
 
 def _wrong_phase(state: TaskState, command: str, allowed: frozenset[Phase]) -> Rejected:
     if state.final:
-        return Rejected(
-            "already_terminal",
-            f"task {state.task_id!r} is {state.phase.value} since {state.phase_since:%Y-%m-%d %H:%M} UTC; nothing "
-            "about it can be changed any more",
-        )
+        return already_final(state)
     phases = ", ".join(phase.value for phase in Phase if phase in allowed)
     return Rejected("invalid_phase", f"{command} is possible in phase {phases}, and the task is in {state.phase.value}")
