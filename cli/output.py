@@ -81,6 +81,22 @@ def interruptible(hint: str) -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
 
 
+def confirm(question: str, *, refusal: str, left: str) -> None:
+    """Go on if a person says yes; else say what is ``left`` as it was and exit with 130.
+
+    With nobody at a terminal to ask, ``refusal`` says how to do without.
+    """
+    if not sys.stdin.isatty():
+        raise typer.BadParameter(refusal)
+    try:
+        sure = typer.confirm(question, err=True)
+    except typer.Abort:
+        sure = False
+    if not sure:
+        print_progress(left)
+        raise typer.Exit(INTERRUPTED)
+
+
 def print_error(message: str) -> None:
     """Print ``error: message`` on stderr."""
     print(f"error: {message}", file=sys.stderr, flush=True)

@@ -101,10 +101,10 @@ async def _set_up(name: str, command: "StartSetup", by: str, *, shows: bool) -> 
     """Begin or find the setup, and show its steps until it has ended; return the pod as it is then."""
     import contextlib
 
-    from podctl.setup import follow_setup, set_up
+    from podctl.setup import follow_setup
 
     client = await open_client()
-    await set_up(client, name, command, by=by)
+    await client.execute_pod(name, command, by=by)
     with contextlib.ExitStack() as stack:
         show = _live_view(stack) if shows and sys.stdout.isatty() else _Lines()
         async for progress in follow_setup(client, name):

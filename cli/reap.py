@@ -1,6 +1,5 @@
 """`podctl pods reap`: launches on a machine that no server of its pod owns, listed and ended."""
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,7 +7,7 @@ import typer
 from cli import pods
 from cli.complete import complete_orphan
 from cli.context import AsOption, open_client, speaker
-from cli.output import INTERRUPTED, Format, OutputOption, print_json, print_progress, print_table, run_async
+from cli.output import Format, OutputOption, confirm, print_json, print_progress, print_table, run_async
 
 if TYPE_CHECKING:
     from podctl.listing import OrphanRow
@@ -49,7 +48,8 @@ def reap(
         return
     speaking = speaker(by)
     if not yes:
-        _confirm(name, launches)
+        what = f"{', '.join(launches)} on pod {name}"
+        confirm(f"End {what}?", refusal=f"this would end {what}: say --yes", left="nothing was ended")
     run_async(
         _reap(name, launches, owner, speaking),
         when_interrupted=f"what was asked for goes on; look again with: podctl pods reap {name}",
@@ -74,19 +74,6 @@ def _print_rows(pod: str, rows: "list[OrphanRow]") -> None:
         other = next((row for row in rows if not row.ours), None)
         owner = f" --owner '{other.owner or ''}'" if other is not None else ""
         print_progress(f"to end one: podctl pods reap {pod} LAUNCH{owner}")
-
-
-def _confirm(pod: str, launches: list[str]) -> None:
-    what = f"{', '.join(launches)} on pod {pod}"
-    if not sys.stdin.isatty():
-        raise typer.BadParameter(f"this would end {what}: say --yes")
-    try:
-        sure = typer.confirm(f"End {what}?", err=True)
-    except typer.Abort:
-        sure = False
-    if not sure:
-        print_progress("nothing was ended")
-        raise typer.Exit(INTERRUPTED)
 
 
 async def _reap(pod: str, launches: list[str], owner: str | None, by: str) -> None:

@@ -1,6 +1,5 @@
 """`podctl start | stop`: model servers."""
 
-import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +8,7 @@ from typer.core import TyperCommand
 
 from cli.complete import complete_model, complete_server
 from cli.context import AsOption, PodOption, checked_server_name, chosen_pod, open_client, speaker, user_paths
-from cli.output import INTERRUPTED, Format, OutputOption, print_json, print_progress, run_async
+from cli.output import Format, OutputOption, confirm, print_json, print_progress, run_async
 
 if TYPE_CHECKING:
     from domain.gpu.request import StartRequest
@@ -160,7 +159,8 @@ def stop(
         print(f"no model server runs on pod {chosen}")
         return
     if name is None and not yes:
-        _confirm_all(chosen, names)
+        what = f"all model servers on pod {chosen}: {', '.join(names)}"
+        confirm(f"Stop {what}?", refusal=f"this would stop {what}. Name one, or say --yes", left="nothing was stopped")
     run_async(_stop(chosen, names, grace, speaking), when_interrupted=hint)
 
 
@@ -235,16 +235,3 @@ async def _stop(pod: str, names: list[str], grace: float | None, by: str) -> Non
 async def _unfinished(pod: str) -> list[str]:
     state = await (await open_client()).pod(pod)
     return [server.name for server in state.servers.values() if not server.finished]
-
-
-def _confirm_all(pod: str, names: list[str]) -> None:
-    what = f"all model servers on pod {pod}: {', '.join(names)}"
-    if not sys.stdin.isatty():
-        raise typer.BadParameter(f"this would stop {what}. Name one, or say --yes")
-    try:
-        sure = typer.confirm(f"Stop {what}?", err=True)
-    except typer.Abort:
-        sure = False
-    if not sure:
-        print_progress("nothing was stopped")
-        raise typer.Exit(INTERRUPTED)

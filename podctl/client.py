@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 from temporalio.api.enums.v1 import PendingActivityState
+from temporalio.api.workflow.v1 import PendingActivityInfo
 from temporalio.client import (
     Client,
     WorkflowExecutionDescription,
@@ -227,14 +228,12 @@ class PodctlClient:
 
     async def setup_step_says(self, name: str) -> str:
         """Return what the step under way of a pod's setup printed last, or why nobody does it now; empty if nothing."""
-        for pending in (await self._describe_pod(name)).raw_description.pending_activities:
-            if pending.activity_type.name == names.SETUP_STEP:
-                if pending.state != PendingActivityState.PENDING_ACTIVITY_STATE_STARTED:
-                    failed = f"tried again soon: {pending.last_failure.message}"
-                    return failed if pending.attempt > 1 else "waits for a worker"
-                said = await self._heartbeats(name, names.SETUP_STEP)
-                return str(said[0].get("last_line") or "") if said else ""
-        return ""
+        step = next(iter(await self._pending(name, names.SETUP_STEP)), None)
+        if step is None:
+            return ""
+        if step.state != PendingActivityState.PENDING_ACTIVITY_STATE_STARTED:
+            return f"tried again soon: {step.last_failure.message}" if step.attempt > 1 else "waits for a worker"
+        return str((await self._heartbeat(step)).get("last_line") or "")
 
     async def pod_address(self, name: str) -> PodAddress:
         """Return a pod's address as its workflow owns it. Raises ``NotFound``. Needs no worker."""
@@ -254,15 +253,23 @@ class PodctlClient:
 
         Of those that wait for a worker nothing: what the one before them said is of no present use.
         """
-        running = [
-            pending
-            for pending in (await self._describe_pod(pod)).raw_description.pending_activities
-            if pending.activity_type.name == activity
-            and pending.state == PendingActivityState.PENDING_ACTIVITY_STATE_STARTED
-            and pending.heartbeat_details.payloads
+        said = [
+            await self._heartbeat(pending)
+            for pending in await self._pending(pod, activity)
+            if pending.state == PendingActivityState.PENDING_ACTIVITY_STATE_STARTED
         ]
-        said = [await self.temporal.data_converter.decode(one.heartbeat_details.payloads) for one in running]
-        return [details[0] for details in said if isinstance(details[0], Mapping)]
+        return [details for details in said if details]
+
+    async def _heartbeat(self, pending: PendingActivityInfo) -> Mapping[str, Any]:
+        """Return what an activity's last heartbeat said; empty if there was none yet."""
+        payloads = pending.heartbeat_details.payloads
+        details = (await self.temporal.data_converter.decode(payloads))[0] if payloads else None
+        return details if isinstance(details, Mapping) else {}
+
+    async def _pending(self, pod: str, activity: str) -> list[PendingActivityInfo]:
+        """Return the activities of one type that a pod's workflow waits for."""
+        pending = (await self._describe_pod(pod)).raw_description.pending_activities
+        return [one for one in pending if one.activity_type.name == activity]
 
     # -- both ----------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import yaml
 from domain.errors import BadInput
 from domain.gpu.catalog import Catalog, ModelEntry, builtin_catalog
 from domain.gpu.recipes import RecipeEntry, Skipped, recipe_entries
+from domain.yaml_loader import FAST_LOADER
 from podctl.catalog import read_own
 from podctl.files import only_one, write_atomically
 from podctl.paths import PodctlPaths
@@ -71,7 +72,7 @@ def _read(folder: Path, files: list[Path]) -> tuple[dict[str, ModelEntry], list[
     for path in files:
         name = str(path.relative_to(folder))
         try:
-            content = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)  # noqa: S506 - a safe one
+            content = yaml.load(path.read_text(encoding="utf-8"), Loader=FAST_LOADER)  # noqa: S506 - a safe one
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             skipped.append(Skipped(what=name, why=f"cannot be read: {' '.join(str(error).split())}"))
             continue
@@ -95,6 +96,3 @@ def _text(entries: dict[str, ModelEntry]) -> str:
     models = Catalog(models=entries).model_dump(mode="json", exclude_defaults=True).get("models", {})
     text: Any = yaml.safe_dump({"models": models}, sort_keys=False, allow_unicode=True, width=120)
     return str(text)
-
-
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -6,13 +6,13 @@ SetupFailed         a step of the setup failed: which one, why, the last lines o
 """
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import JsonValue
 
 from domain.errors import BadInput
-from domain.gpu.commands import StartSetup
 from domain.gpu.models import GpuPodState, address
 from domain.gpu.setup import Setup, is_decided
 from podctl.client import ClientError, PodctlClient
@@ -40,20 +40,15 @@ class Progress:
     note: str
 
 
-async def set_up(client: PodctlClient, pod: str, command: StartSetup, *, by: str) -> Setup:
-    """Begin a setup, or find the same one under way. Raises ``Refused`` while another one is."""
-    await client.execute_pod(pod, command, by=by)
-    return _setup(await client.pod(pod))
-
-
 async def follow_setup(client: PodctlClient, pod: str) -> AsyncIterator[Progress]:
     """Give the progress of a pod's setup as it goes on, its end last."""
-    async for state in and_every(LOOK_EVERY, follow_pod(client, pod)):
-        setup = _setup(state)
-        said = await client.setup_step_says(pod) if setup.state == "running" else ""
-        yield Progress(state, setup, note(state, setup, said))
-        if setup.state != "running":
-            return
+    async with aclosing(and_every(LOOK_EVERY, follow_pod(client, pod))) as states:
+        async for state in states:
+            setup = _setup(state)
+            said = await client.setup_step_says(pod) if setup.state == "running" else ""
+            yield Progress(state, setup, note(state, setup, said))
+            if setup.state != "running":
+                return
     raise SetupFailed(f"pod {pod} was removed")
 
 

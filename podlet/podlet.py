@@ -2779,6 +2779,7 @@ class Watched:
         self.pidfd: Optional[int] = None
         self.member_pidfds: Dict[int, int] = {}  # descriptor by pid: of all its other processes
         self.changed_at = -1  # modification time of its folder when it was last looked at
+        self._secret_marks: Json = {}  # as of the last look: its record is read when its folder changes
         self._pace = pace
         self._kept = Kept(launch.path("watched.json"))
         self._progress = Progress(self._kept)
@@ -2789,6 +2790,7 @@ class Watched:
         """Look at it anew, and begin or end its probe as its first process begins or ends."""
         self.changed_at = _changed_at(self.launch.folder)
         self.observation = self.launch.observe(table)
+        self._secret_marks = self.launch.secret_marks()
         if self.observation["state"] == "running" and not self.observation["exit"]:
             if self.probe is None:
                 self.probe = Probe(self.launch, self.launch.read("record.json") or {}, self._kept, self._pace)
@@ -2844,7 +2846,7 @@ class Watched:
             "readiness": self._probed().get("readiness", self.observation["readiness"]),
             "log_size": log.size(),
             "log_start": log.start(),
-            "last_line": log.last_line(self.launch.secret_marks()),
+            "last_line": log.last_line(self._secret_marks),
             "metrics": pulse.metrics if pulse else None,
             "idle_since": pulse.idle_since() if pulse else None,
             **self._moving(),

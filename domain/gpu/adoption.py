@@ -30,7 +30,7 @@ def adopt_server(draft: Draft, command: AdoptServer) -> None:
     for server in state.servers.values():
         if server.holds_lease and server.plan is not None and command.port in server.plan.ports:
             raise Rejected("port_taken", f"port {command.port} of pod {state.name!r} is that of server {server.name!r}")
-    counter = max(existing.counter if existing else 0, state.counter_floor) + 1
+    counter = state.next_counter(request.name)
     identity = launch_id(state.name, request.name, counter)
     plan = _plan(draft, command)
     draft.put(

@@ -7,7 +7,7 @@ was found travels with the request (``request.StartRequest.entry``), so that his
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import Field, ValidationError
@@ -15,9 +15,7 @@ from pydantic import Field, ValidationError
 from domain.entity import Value
 from domain.errors import BadInput, Rejected
 from domain.gpu.arguments import check_argument
-
-#: libyaml's where PyYAML has it: imported recipes are thousands of lines, which each command reads.
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+from domain.yaml_loader import FAST_LOADER
 
 
 class ModelConfiguration(Value):
@@ -66,7 +64,7 @@ def read_catalog(text: str, source_name: str) -> Catalog:
     Raises BadInput that names ``source_name``, the line, and the entry and field that are wrong.
     """
     try:
-        loader = _LOADER(text)
+        loader = FAST_LOADER(text)
         tree = loader.get_single_node()
         content = loader.construct_document(tree) if tree is not None else None
     except yaml.YAMLError as error:

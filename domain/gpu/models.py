@@ -288,6 +288,14 @@ class GpuPodState(EntityState):
             raise Rejected("server_not_found", f"no model server {name!r} on pod {self.name!r}; there are: {known}")
         return found
 
+    def next_counter(self, name: str) -> int:
+        """Return the number of the next launch of server ``name``: one that the machine has not seen, as far as known.
+
+        There need be no such server yet.
+        """
+        server = self.servers.get(name)
+        return max(server.counter if server else 0, self.counter_floor) + 1
+
     def server_of_launch(self, launch_id: str) -> ModelServer | None:
         """Return the server whose current launch this is, or None."""
         return next((s for s in self.servers.values() if s.launch_id == launch_id), None)

@@ -109,7 +109,7 @@ def _refuse_second(state: GpuPodState, server: ModelServer) -> None:
 
 
 def _launch(draft: Draft, server: ModelServer, inventory: Inventory, plan: StartPlan) -> None:
-    counter = max(server.counter, draft.state.counter_floor) + 1
+    counter = draft.state.next_counter(server.name)
     identity = launch_id(draft.state.name, server.name, counter)
     indexes = [gpu.index for gpu in inventory.gpus if gpu.uuid in plan.gpus]
     draft.move(server, "launching", counter=counter, launch_id=identity, plan=plan)

@@ -8,14 +8,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from domain.errors import BadInput
+from domain.yaml_loader import FAST_LOADER
 
 #: Bytes. A plan at its limit may take this much, because YAML indents and quotes.
 FILE_LIMIT = 2 * 1024 * 1024
 #: What we read is a few levels deep; parsers recurse, so what is deeper than this is refused before it is built.
 _DEPTH_LIMIT = 20
 _PROBLEMS_SHOWN = 20
-#: libyaml's where PyYAML has it: tens of times as fast.
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 M = TypeVar("M", bound=BaseModel)
 Path = Sequence[str | int]
@@ -82,7 +81,7 @@ def read_yaml(text: str, source: str, *, kind: str, fields: str) -> YamlFile:
         )
     try:
         _check_shape(text, source, kind)
-        root = yaml.compose(text, Loader=_LOADER)
+        root = yaml.compose(text, Loader=FAST_LOADER)
         if root is None:
             raise BadInput(f"{source}: the file is empty; {kind} has {fields}")
         if not isinstance(root, yaml.MappingNode):
@@ -97,7 +96,7 @@ def read_yaml(text: str, source: str, *, kind: str, fields: str) -> YamlFile:
 def _check_shape(text: str, source: str, kind: str) -> None:
     """Refuse what would cost more to build than it can be worth, before it is built."""
     depth = 0
-    for event in yaml.parse(text, Loader=_LOADER):
+    for event in yaml.parse(text, Loader=FAST_LOADER):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             raise BadInput(f"{_place(source, event.start_mark)}: anchors and aliases are not allowed in {kind}")
         if isinstance(event, yaml.CollectionStartEvent):

@@ -105,6 +105,31 @@ def test_ctrl_c_exits_with_130_and_the_commands_own_hint() -> None:
         assert program.stderr.read() == "\npodctl watch shows it\n"
 
 
+@pytest.mark.parametrize(
+    ("typed", "status", "said"),
+    [("y\n", 0, "ended\n"), ("n\n", 130, "it goes on\n"), ("\n", 130, "it goes on\n"), ("\x04", 130, "it goes on\n")],
+    ids=["yes", "no", "nothing", "end of input"],
+)
+def test_a_question_is_answered_by_yes_alone(typed: str, status: int, said: str) -> None:
+    body = "output.confirm('End it?', refusal='say --yes', left='it goes on'); print('ended')"
+    controller, terminal = pty.openpty()
+    try:
+        os.write(controller, typed.encode())
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM.format(body=body)],
+            stdin=terminal,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(controller)
+        os.close(terminal)
+    assert done.returncode == status
+    assert (done.stdout if status == 0 else done.stderr).endswith(said)
+    assert "End it?" in done.stderr
+
+
 def test_a_closed_pipe_is_no_error() -> None:
     program = PROGRAM.format(body="[print('line', n) for n in range(100_000)]")
     done = subprocess.run(

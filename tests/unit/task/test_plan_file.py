@@ -132,7 +132,7 @@ def test_a_byte_order_mark_is_no_part_of_the_plan() -> None:
 
 
 def test_pyyamls_own_parser_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(yaml_file, "_LOADER", yaml.SafeLoader)
+    monkeypatch.setattr(yaml_file, "FAST_LOADER", yaml.SafeLoader)
     assert read_plan(GOOD, "plan.yaml").workstreams[1].depends_on == ("outline",)
     for before, after, expected in (
         ("title: Text", "titel: Text", "plan.yaml:9:5: workstreams[1].titel: there is no such field"),
