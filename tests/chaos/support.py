@@ -316,6 +316,12 @@ class Site:
 
         await eventually(deserted, f"no process is left on {self.machine.name}")
 
+    async def stop_and_leave_nothing(self, name: str = "coder") -> None:
+        """Have the model server stopped, and check that with it everything is gone."""
+        await self.stop_server(name)
+        await self.server(name, "stopped")
+        await self.assert_nothing_left()
+
     def files_left(self) -> list[str]:
         """Return shared memory and sockets that pretend model servers made and nobody removed."""
         made = [note.read_text() for note in (self.machine.folder / "shm").iterdir()]

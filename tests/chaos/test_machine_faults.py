@@ -105,8 +105,7 @@ async def test_outage_leaves_servers_and_runs_alone_and_a_stop_is_carried_out_on
         await made.task(task_id, lambda task: task.phase == "review", "is in review")
         await made.signal(task_id, "approve-review")
         await made.task(task_id, lambda task: task.phase == "completed", "is completed")
-        await made.stop_server("coder")
-        await made.server("coder", "stopped")
+        await made.stop_and_leave_nothing()
         happened = await made.events(made.pod_workflow)
         assert (count(happened)["pod_unreachable"], count(happened)["pod_reachable"]) == (1, 2)
         order = [
@@ -117,7 +116,6 @@ async def test_outage_leaves_servers_and_runs_alone_and_a_stop_is_carried_out_on
         assert (coders["server_launching"], coders["server_ready"], coders["server_failed"]) == (1, 1, 0)
         work = count(await made.events(task_workflow_id(task_id)))
         assert (starts(made), work["workstream_started"], work["workstream_completed"]) == (1, 1, 1)
-        await made.assert_nothing_left()
 
 
 async def test_dropped_connections_are_no_event(client: Client, unique: Callable[[str], str], tmp_path: Path) -> None:
@@ -140,11 +138,9 @@ async def test_dropped_connections_are_no_event(client: Client, unique: Callable
             await eventually(called_anew, "the machine is watched again")
         assert await history_length(made) == history
         assert await identities(made) == before
-        await made.stop_server("coder")
-        await made.server("coder", "stopped")
+        await made.stop_and_leave_nothing()
         happened = count(await made.events(made.pod_workflow))
         assert (happened["pod_unreachable"], happened["pod_reachable"], happened["server_ready"]) == (0, 1, 1)
-        await made.assert_nothing_left()
 
 
 async def healthy(made: Site) -> None:
@@ -200,9 +196,7 @@ async def test_reboot_ends_servers_and_interrupts_runs_and_nothing_is_repeated_u
         await made.start_server("coder")
         again = await made.server("coder", "ready")
         assert (first.launch_id, again.launch_id) == (f"{made.pod_name}/coder/1", f"{made.pod_name}/coder/2")
-        await made.stop_server("coder")
-        await made.server("coder", "stopped")
-        await made.assert_nothing_left()
+        await made.stop_and_leave_nothing()
 
 
 async def test_changed_host_key_touches_nothing_until_a_person_pins_the_new_one(
@@ -231,8 +225,6 @@ async def test_changed_host_key_touches_nothing_until_a_person_pins_the_new_one(
         after = await made.server("coder", "ready")
         assert (after.launch_id, after.pid, after.since) == (before.launch_id, before.pid, before.since)
         assert await identities(made) == living
-        await made.stop_server("coder")
-        await made.server("coder", "stopped")
+        await made.stop_and_leave_nothing()
         happened = count(await made.events(made.pod_workflow), server="coder")
         assert (happened["server_launching"], happened["server_ready"], happened["server_failed"]) == (1, 1, 0)
-        await made.assert_nothing_left()

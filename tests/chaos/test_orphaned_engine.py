@@ -53,6 +53,4 @@ async def test_orphaned_engine_is_ended_before_its_gpu_goes_to_the_next_in_the_q
             ("server_ready", "second"),
         ]
         assert [one for one in happened if one in order] == order
-        await made.stop_server("second")
-        await made.server("second", "stopped")
-        await made.assert_nothing_left()
+        await made.stop_and_leave_nothing("second")

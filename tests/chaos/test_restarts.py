@@ -32,12 +32,6 @@ async def assert_launched_once_each(made: Site, launches: int) -> None:
     assert len(await made.roles("api_server")) == 1
 
 
-async def stop_and_leave_nothing(made: Site) -> None:
-    await made.stop_server("coder")
-    await made.server("coder", "stopped")
-    await made.assert_nothing_left()
-
-
 async def test_worker_killed_between_failure_and_restart_launches_nothing_twice(
     client: Client, unique: Callable[[str], str], tmp_path: Path
 ) -> None:
@@ -69,7 +63,7 @@ async def test_worker_killed_between_failure_and_restart_launches_nothing_twice(
         happened = count(await made.events(made.pod_workflow), server="coder")
         assert (happened["server_failed"], happened["server_restarting"], happened["server_launching"]) == (1, 1, 2)
         assert happened["lease_granted"] == happened["lease_released"] + 1
-        await stop_and_leave_nothing(made)
+        await made.stop_and_leave_nothing()
 
 
 async def test_outage_while_it_waits_to_be_launched_again(
@@ -97,7 +91,7 @@ async def test_outage_while_it_waits_to_be_launched_again(
         await machine.reachable()
         await launch_ready(made, 2)
         await assert_launched_once_each(made, 2)
-        await stop_and_leave_nothing(made)
+        await made.stop_and_leave_nothing()
 
 
 async def test_reboot_is_followed_by_one_launch_where_the_policy_says_always(
@@ -121,4 +115,4 @@ async def test_reboot_is_followed_by_one_launch_where_the_policy_says_always(
         assert other.failure is not None
         assert other.failure.type == "machine_rebooted"
         await assert_launched_once_each(made, 2)
-        await stop_and_leave_nothing(made)
+        await made.stop_and_leave_nothing()

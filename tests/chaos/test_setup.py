@@ -1,5 +1,7 @@
 """A worker dies in the middle of a setup's step, and for a while there is none: the step goes on, and was done once."""
 
+import contextlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from temporalio.client import Client
@@ -23,18 +25,25 @@ def uv_calls(one: Site, words: str) -> int:
     return sum(call.startswith(words) for call in (one.machine.folder / "uv.log").read_text().splitlines())
 
 
-async def test_a_worker_that_is_killed_while_uv_installs_is_replaced_and_uv_ran_once(
-    client: Client, tmp_path: Path
-) -> None:
+@contextlib.asynccontextmanager
+async def dead_while_uv_installs(client: Client, name: str, folder: Path) -> AsyncIterator[tuple[Site, Hook]]:
+    """A pod whose only worker was killed while uv, which waits at the hook, installs."""
     async with (
-        simulate(tmp_path / "machines", [MachineConfig(name="killed")]) as [machine],
-        site(client, machine, tmp_path) as one,
+        simulate(folder / "machines", [MachineConfig(name=name)]) as [machine],
+        site(client, machine, folder) as one,
     ):
         await one.held_by(one.pod_workflow, "watch_pod", one.workers[-1])
         hook = Hook(machine, "uv.install").set()
         await one.client.execute_pod(one.pod_name, StartSetup(), by="ann")
         await hook.reached()
         one.workers[-1].kill()
+        yield one, hook
+
+
+async def test_a_worker_that_is_killed_while_uv_installs_is_replaced_and_uv_ran_once(
+    client: Client, tmp_path: Path
+) -> None:
+    async with dead_while_uv_installs(client, "killed", tmp_path) as (one, hook):
         worker = one.start_worker()
         await one.held_by(one.pod_workflow, "setup_step", worker)
         hook.release()
@@ -46,15 +55,7 @@ async def test_a_worker_that_is_killed_while_uv_installs_is_replaced_and_uv_ran_
 async def test_a_step_ends_while_there_is_no_worker_at_all_and_its_result_is_found(
     client: Client, tmp_path: Path
 ) -> None:
-    async with (
-        simulate(tmp_path / "machines", [MachineConfig(name="alone")]) as [machine],
-        site(client, machine, tmp_path) as one,
-    ):
-        await one.held_by(one.pod_workflow, "watch_pod", one.workers[-1])
-        hook = Hook(machine, "uv.install").set()
-        await one.client.execute_pod(one.pod_name, StartSetup(), by="ann")
-        await hook.reached()
-        one.workers[-1].kill()
+    async with dead_while_uv_installs(client, "alone", tmp_path) as (one, hook):
         hook.release()
 
         async def ended() -> bool:

@@ -180,8 +180,11 @@ def pod_input(name: str, ssh_command: str, host_key: str) -> PodInput:
     )
 
 
-async def register(podctl: PodctlClient, machine: SimulatedMachine, name: str) -> SimulatedPod:
-    await podctl.register_pod(pod_input(name, machine.ssh_command, machine.host_key))
+async def register(
+    podctl: PodctlClient, machine: SimulatedMachine, name: str, task_queue: str | None = None
+) -> SimulatedPod:
+    given = pod_input(name, machine.ssh_command, machine.host_key)
+    await podctl.register_pod(given.model_copy(update={"task_queue": task_queue}))
     return SimulatedPod(podctl, name, machine)
 
 

@@ -13,7 +13,7 @@ from domain.task.commands import CancelTask
 from podctl.client import PodctlClient
 from remote.ssh import SshPool
 from simulator.api import SimulatedMachine
-from tests.workflow.support import SimulatedPod, Task, Tasks, eventually, history_types, pod_input
+from tests.workflow.support import SimulatedPod, Task, Tasks, eventually, history_types, register
 
 PLAN = """
 summary: run it
@@ -70,9 +70,7 @@ async def test_what_is_done_on_a_pod_is_done_by_the_workers_that_have_its_key(
     keyless_podctl: PodctlClient, machine: SimulatedMachine, unique: Callable[[str], str], key_queue: str
 ) -> None:
     podctl, tasks = keyless_podctl, Tasks(keyless_podctl, unique)
-    given = pod_input(unique("pod"), machine.ssh_command, machine.host_key)
-    await podctl.register_pod(given.model_copy(update={"task_queue": key_queue}))
-    pod = SimulatedPod(podctl, given.name, machine)
+    pod = await register(podctl, machine, unique("pod"), key_queue)
     await pod.start("coder")
     await pod.server_is("coder", "ready")
     task = await begun(tasks, pod.name, "[sh, -c, 'echo done']")
@@ -89,9 +87,8 @@ async def test_a_run_is_stopped_by_the_workers_that_have_its_key(
     keyless_podctl: PodctlClient, machine: SimulatedMachine, unique: Callable[[str], str], key_queue: str
 ) -> None:
     podctl, tasks = keyless_podctl, Tasks(keyless_podctl, unique)
-    given = pod_input(unique("pod"), machine.ssh_command, machine.host_key)
-    await podctl.register_pod(given.model_copy(update={"task_queue": key_queue}))
-    task = await begun(tasks, given.name, "[sleep, '1000']")
+    pod = await register(podctl, machine, unique("pod"), key_queue)
+    task = await begun(tasks, pod.name, "[sleep, '1000']")
 
     async def sleepers() -> list[int]:
         return [process.pid for process in await machine.processes() if process.title == "sleep 1000"]
@@ -111,12 +108,10 @@ async def test_a_pod_that_gets_another_queue_goes_on_with_its_workers(
     keyless_podctl: PodctlClient, machine: SimulatedMachine, unique: Callable[[str], str], key_queue: str
 ) -> None:
     podctl, tasks = keyless_podctl, Tasks(keyless_podctl, unique)
-    given = pod_input(unique("pod"), machine.ssh_command, machine.host_key)
-    await podctl.register_pod(given)
-    pod = SimulatedPod(podctl, given.name, machine)
+    pod = await register(podctl, machine, unique("pod"))
     state = await pod.until(lambda pod: pod.reachable is False, "nobody here has the key")
     assert "there is no key" in state.unreachable_reason
-    task = await begun(tasks, given.name, "[echo, done]")
+    task = await begun(tasks, pod.name, "[echo, done]")
     await podctl.execute_pod(pod.name, SetTaskQueue(task_queue=key_queue), by="ann")
     await pod.until(lambda pod: pod.reachable, "the other workers reach it")
     await task.reaches("review")
