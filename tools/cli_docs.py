@@ -118,6 +118,15 @@ def _shapes() -> Iterator[str]:
         "history says sent it)."
     )
     yield (
+        "- `podctl explain COMMAND`: `command`, `meaning`, `senders`, `phases`, `growing`, `fields`, `shapes`, "
+        "`example`, `rejections`; without COMMAND a list of them. `podctl task send`: `task`, `command`, `command_id`, `status`."
+    )
+    yield (
+        "- `podctl export`, `podctl task archive`: `task`, `file`, `events`, `runs`, `missing_through` (events up to "
+        "this number were past retention), `closed`; the file itself is described by `Export` in `podctl/export.py`. "
+        "`podctl replay`: `task`, `events`, `runs`, `missing_through`, `closed`; exit code 1 with the first difference."
+    )
+    yield (
         "- `podctl signal …`: `task`, `signal`, `command_id`, `status` (`accepted`, or `recorded` while no worker has "
         "processed it); an approval of a gate also `title`, `revision`, `digest`. A refused one is an error."
     )

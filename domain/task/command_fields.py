@@ -21,7 +21,7 @@ _PLAN: JsonValue = {
 FIELDS: dict[str, Field] = {
     "acceptance_criteria": Field("How it is told that the work is done, one each.", ["the tests pass"]),
     "action": Field("What is to be done, once it is granted.", {"type": "merge"}),
-    "action_id": Field("The action's id.", "a-1"),
+    "action_id": Field("The action's id.", "action-1"),
     "agent_id": Field("The agent's id.", "writer-1"),
     "agent_type": Field("What the agent does.", "workstream"),
     "anchor": Field(
