@@ -120,6 +120,11 @@ class Entity(Generic[S]):
         self._once: set[str] = set()
         #: The command ids of this run's signals in the order of history, for the reader.
         self.signal_command_ids: list[str] = []
+        #: What the rules made of the last command that was checked: it is applied right after, to the same state.
+        self._checked: tuple[S, Envelope, datetime, tuple[S, tuple[Event, ...]]] | None = None
+        #: What the rules last wanted, of which state and when.
+        self._wanted: tuple[S, datetime, Sequence[Any]] | None = None
+        self._shown: S | None = None
         self._changed = True
         self._decide()
 
@@ -129,7 +134,8 @@ class Entity(Generic[S]):
         """Raise ``ApplicationError`` if the rules refuse the command now; the state is only read."""
         try:
             self._rules.check_sender(envelope, Sender.PERSON)
-            self._rules.apply(self.state, envelope, workflow.now())
+            now = workflow.now()
+            self._checked = (self.state, envelope, now, self._rules.apply(self.state, envelope, now))
         except Rejected as rejected:
             raise _refused(rejected) from rejected
 
@@ -250,10 +256,14 @@ class Entity(Generic[S]):
         return min((action.at for action in actions if action.type == "wake_at"), default=None)
 
     def _decide(self) -> Sequence[Any]:
+        now = workflow.now()
+        if self._wanted is not None and self._wanted[0] is self.state and self._wanted[1] == now:
+            return self._wanted[2]
         for _ in range(MAXIMUM_DECISIONS):
-            actions = self._rules.next_actions(self.state, workflow.now())
+            actions = self._rules.next_actions(self.state, now)
             decision = next((action for action in actions if action.type == "command"), None)
             if decision is None:
+                self._wanted = (self.state, now, actions)
                 return actions
             try:
                 self._apply(self._rules.envelope(command_id=decision.command_id, by=SYSTEM, command=decision.command))
@@ -308,7 +318,12 @@ class Entity(Generic[S]):
         self._decide()
 
     def _apply(self, envelope: Envelope) -> None:
-        self._take(*self._rules.apply(self.state, envelope, workflow.now()))
+        now = workflow.now()
+        checked, self._checked = self._checked, None
+        if checked is not None and checked[0] is self.state and checked[2] == now and checked[1] == envelope:
+            self._take(*checked[3])
+        else:
+            self._take(*self._rules.apply(self.state, envelope, now))
 
     def _take(self, state: S, events: Sequence[Event]) -> None:
         self.state = state
@@ -317,6 +332,9 @@ class Entity(Generic[S]):
 
     def _show(self) -> None:
         """Show the state in Temporal's list and Web UI; what is shown already adds no event."""
+        if self.state is self._shown:
+            return
+        self._shown = self.state
         shown = workflow.memo()
         memo = {name: value for name, value in self._view.memo(self.state).items() if shown.get(name) != value}
         if memo:

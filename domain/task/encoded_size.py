@@ -4,28 +4,24 @@ Encoding hundreds of workstreams takes ten times as long as the command that cha
 did not change with the one before, so only the rest is encoded.
 """
 
-import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic_core import to_json
 
+from domain.by_identity import ByIdentity
 from domain.entity import EntityState
 
-#: What the states that live were found to take. By identity: they are frozen.
-_known: dict[int, tuple[weakref.ref[EntityState], int]] = {}
+_known: ByIdentity[EntityState, int] = ByIdentity()
 _ABSENT = object()
 
 
 def encoded_size(state: EntityState, before: EntityState | None = None) -> int:
     """Return the bytes of ``state`` as JSON; quickly if ``before`` is the state that a command has made it from."""
-    known = _known.get(id(state))
-    if known is not None and known[0]() is state:
-        return known[1]
-    size = _size(state) if before is None else encoded_size(before) + sum(_growth(before, state))
-    key = id(state)
-    _known[key] = (weakref.ref(state, lambda _: _known.pop(key, None)), size)
-    return size
+    known = _known.get(state)
+    if known is not None:
+        return known
+    return _known.keep(state, _size(state) if before is None else encoded_size(before) + sum(_growth(before, state)))
 
 
 def _growth(before: EntityState, after: EntityState) -> Iterator[int]:

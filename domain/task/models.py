@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import AfterValidator, Discriminator, Field, GetCoreSchemaHandler, StringConstraints
 from pydantic_core import CoreSchema, core_schema
 
+from domain.by_identity import once_for_each
 from domain.entity import EntityState, Value
 from domain.gpu.request import Argument, Context, Memory, Model
 from domain.ids import Name
@@ -264,6 +265,7 @@ class Plan(Value):
         pods = self.pods()
         return next(iter(pods)) if len(pods) == 1 else None
 
+    @once_for_each
     def pods(self) -> frozenset[str]:
         """Return every pod that the plan names."""
         executors = (draft.executor for draft in self.workstreams.values())

@@ -21,6 +21,8 @@ def drafts(state: TaskState) -> dict[str, WorkstreamDraft]:
 
 def missing_dependencies(state: TaskState, draft: WorkstreamDraft) -> tuple[str, ...]:
     """Return the dependencies that are neither completed nor skipped."""
+    if not draft.depends_on:
+        return ()
     workstreams = state.workstreams
     return tuple([name for name in draft.depends_on if workstreams[name].status not in SATISFIED])
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
+from domain.by_identity import once_for_each
 from domain.task import messages
 from domain.task.models import (
     SETTLED,
@@ -50,7 +51,7 @@ class Matter(NamedTuple):
 def waits_for(state: TaskState) -> list[str]:
     """Return, in words, what the task waits for and the command that moves it on; empty when it is settled."""
     matters = [f"{m.text}: {m.command}" if m.command else m.text for m in open_matters(state)]
-    return matters + waits_for_no_person(state)
+    return [*matters, *waits_for_no_person(state)]
 
 
 def notify_failures(state: TaskState) -> list[str]:
@@ -59,7 +60,8 @@ def notify_failures(state: TaskState) -> list[str]:
     return [*_some([f"{item.recipient} was not told of {item.item_id}: {item.notify_error}" for item in failed])]
 
 
-def waits_for_no_person(state: TaskState) -> list[str]:
+@once_for_each
+def waits_for_no_person(state: TaskState) -> tuple[str, ...]:
     """Return, in words, what the task waits for that is nobody's decision: work, machines, what is being ended."""
     reasons: list[str] = []
     if state.phase is Phase.WORKSTREAM_EXECUTION:
@@ -75,7 +77,7 @@ def waits_for_no_person(state: TaskState) -> list[str]:
         if server_due_for_release(state, s)
     ]
     reasons += [f"run {run_id} on pod {pod} is being stopped" for run_id, pod in state.stopping_runs.items()]
-    return reasons
+    return tuple(reasons)
 
 
 def waiting_gate(state: TaskState) -> Gate | None:
