@@ -37,6 +37,8 @@ class ServerActivities:
                 memory=server.memory,
                 context=server.context,
                 arguments=server.arguments or None,
+                restart=server.restart,
+                idle_ttl=server.idle_ttl,
             )
         except Rejected as rejected:
             return AttachOutput(code=rejected.code, message=rejected.message)

@@ -1,7 +1,7 @@
 """The next state while one command puts it together."""
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import JsonValue
@@ -61,6 +61,12 @@ class Change:
     def put_message(self, message: Message) -> None:
         """Add a message, or replace it by a new version."""
         self.set(messages={**self.state.messages, message.message_id: message})
+
+    def cool_down(self) -> None:
+        """Let nothing else be started for as long as the task's settings want it after a start."""
+        seconds = self.state.config.spawn_cooldown_seconds
+        if seconds:
+            self.set(cooldown_until=self.now + timedelta(seconds=seconds))
 
     def workstream(self, ws_id: str) -> Workstream:
         """Return a workstream, or raise ``Rejected('workstream_not_found')`` naming those there are."""

@@ -1,7 +1,15 @@
 """What people decide: answers to questions, and approvals of whatever it is that waits."""
 
 from domain.errors import Rejected
-from domain.task import actions, documents, lifecycle, messages, serving, work
+from domain.task import (
+    actions,
+    agents,
+    documents,
+    lifecycle,
+    messages,
+    serving,
+    work,
+)
 from domain.task.change import Change, check_length
 from domain.task.commands import (
     Approve,
@@ -12,14 +20,43 @@ from domain.task.commands import (
     CancelTask,
     GiveApproval,
     GrantAction,
+    MessageAgent,
     Reject,
     RejectAction,
     RejectTransition,
+    RequestApproval,
+    RestartAgent,
     RetryWorkstream,
     SkipWorkstream,
 )
-from domain.task.models import Answer, Message, Rejection, TaskState, WorkstreamStatus
+from domain.task.models import Answer, ApprovalRequest, Message, Rejection, TaskState, WorkstreamStatus
 from domain.task.waits import Gate, gate_object, waiting_gate, waits_for
+
+
+def request_approval(change: Change, command: RequestApproval) -> None:
+    """Ask a person to choose; a blocking question holds its agent, its workstream, or the task."""
+    messages.check_content(command.content)
+    if len(set(command.options)) != len(command.options):
+        raise Rejected("invalid_options", f"the options {', '.join(command.options)} name one twice")
+    ws_id = command.workstream_id
+    if command.agent_id is not None:
+        agent = agents.find(change, command.agent_id)
+        agents.check_active(agent)
+        ws_id = ws_id or agent.workstream_id
+    if ws_id is not None:
+        workstream = change.workstream(ws_id)
+        if command.blocking and workstream.status is WorkstreamStatus.IN_PROGRESS:
+            change.update_workstream(ws_id, status=WorkstreamStatus.AWAITING_INPUT)
+            change.emit("workstream_awaiting_input", workstream=ws_id)
+    message = messages.post(
+        change,
+        command.content,
+        message_type="approval",
+        workstream_id=ws_id,
+        approval=ApprovalRequest(options=command.options, blocking=command.blocking, agent_id=command.agent_id),
+    )
+    if command.agent_id is not None and command.blocking:
+        agents.await_input(change, command.agent_id, message.message_id)
 
 
 def give_approval(change: Change, command: GiveApproval) -> None:
@@ -56,6 +93,7 @@ def give_approval(change: Change, command: GiveApproval) -> None:
         comment=command.comment,
         workstream=message.workstream_id,
         server=approval.server,
+        agent=approval.agent_id,
     )
     _carry_out(change, message, command.choice, command.comment)
 
@@ -130,12 +168,10 @@ def _decide_action(change: Change, action_id: str, choice: str, comment: str) ->
 
 def _carry_out(change: Change, message: Message, choice: str, comment: str) -> None:
     approval = message.approval
-    ws_id = message.workstream_id
     if approval is None:
         return
     if approval.subject == "question":
-        if approval.blocking and ws_id is not None:
-            _resume(change, ws_id)
+        _question_answered(change, approval, message.workstream_id)
     elif approval.subject == "transition":
         if choice == "approve":
             lifecycle.transition_approved(change, comment)
@@ -146,10 +182,26 @@ def _carry_out(change: Change, message: Message, choice: str, comment: str) -> N
     elif choice == "cancel":
         reason = comment or f"chosen in answer to {message.message_id}"
         lifecycle.cancel_task(change, CancelTask(reason=reason))
-    elif approval.subject == "server_down" and approval.server is not None:
+    else:
+        _decide_failure(change, message, approval, choice, comment)
+
+
+def _question_answered(change: Change, approval: ApprovalRequest, ws_id: str | None) -> None:
+    if approval.agent_id is not None:
+        agents.answered(change, approval.agent_id)
+    if approval.blocking and ws_id is not None:
+        resume(change, ws_id)
+
+
+def _decide_failure(change: Change, message: Message, approval: ApprovalRequest, choice: str, comment: str) -> None:
+    if approval.subject == "server_down" and approval.server is not None:
         serving.want_again(change, approval.server)
-    elif ws_id is not None:
-        _decide_workstream(change, ws_id, choice, comment)
+    elif approval.subject == "agent_failed" and approval.agent_id is not None:
+        # Writing by hand is what the inbox asks for as soon as no agent is expected any more.
+        if choice == "retry":
+            agents.restart(change, RestartAgent(agent_id=approval.agent_id, instructions=comment))
+    elif message.workstream_id is not None:
+        _decide_workstream(change, message.workstream_id, choice, comment)
 
 
 def _decide_workstream(change: Change, ws_id: str, choice: str, comment: str) -> None:
@@ -161,7 +213,24 @@ def _decide_workstream(change: Change, ws_id: str, choice: str, comment: str) ->
         work.fix_by_hand(change, ws_id)
 
 
-def _resume(change: Change, ws_id: str) -> None:
+def message_agent(change: Change, command: MessageAgent) -> None:
+    """Say something to an agent; what it asked and waits for is answered by it."""
+    agent = agents.find(change, command.agent_id)
+    messages.check_content(command.content)
+    agents.check_active(agent)
+    message = messages.post(change, command.content, agent_id=agent.agent_id, workstream_id=agent.workstream_id)
+
+    def asked(m: Message) -> bool:
+        return m.approval is not None and m.approval.agent_id == agent.agent_id and m.approval.blocking
+
+    messages.close_approvals(change, f"answered by message {message.message_id} from {change.by}", asked)
+    agents.answered(change, agent.agent_id)
+    if agent.workstream_id is not None:
+        resume(change, agent.workstream_id)
+
+
+def resume(change: Change, ws_id: str) -> None:
+    """Let a workstream go on whose blocking questions are all answered."""
     workstream = change.state.workstreams.get(ws_id)
     if workstream is None or workstream.status is not WorkstreamStatus.AWAITING_INPUT or workstream.by_hand:
         return

@@ -3,10 +3,29 @@
 from pydantic import JsonValue
 
 from domain.errors import Rejected
-from domain.task import messages, serving, threads, work
-from domain.task.change import Change, check_length
-from domain.task.commands import ApprovePlan, ApproveReview, ApproveSpec, CreateWorkstream, UpdatePlan, UpdateSpec
-from domain.task.models import Approval, Phase, Plan, PlanDraft, Spec, TaskState, digest
+from domain.task import agents, messages, serving, threads, work
+from domain.task.change import Change, check_length, names
+from domain.task.commands import (
+    ApprovePlan,
+    ApproveReview,
+    ApproveSpec,
+    CreateWorkstream,
+    ReassignExecutor,
+    UpdatePlan,
+    UpdateSpec,
+)
+from domain.task.models import (
+    SATISFIED,
+    UNDER_WAY,
+    AgentType,
+    Approval,
+    Phase,
+    Plan,
+    PlanDraft,
+    Spec,
+    TaskState,
+    digest,
+)
 from domain.task.plan_rules import check_plan
 from domain.task.waits import Gate, gate_object
 
@@ -42,6 +61,7 @@ def update_spec(change: Change, command: UpdateSpec) -> None:
     spec = change.state.spec
     change.emit("spec_updated", revision=spec.revision, digest=spec.digest, bytes=len(whole.encode()))
     threads.follow(change, "spec", before)
+    agents.written_by_hand(change, AgentType.SPEC_WRITER)
 
 
 def update_plan(change: Change, command: UpdatePlan) -> None:
@@ -50,6 +70,48 @@ def update_plan(change: Change, command: UpdatePlan) -> None:
     _check_base("plan", command.base_revision, revision)
     _write_plan(change, check_plan(command.plan), approval=None)
     change.set(hold=None)
+    agents.written_by_hand(change, AgentType.PLANNER)
+
+
+def reassign_executor(change: Change, command: ReassignExecutor) -> None:
+    """Have a workstream that nobody is at work on done in another way. What it has reached is kept."""
+    plan = change.state.plan
+    draft = None if plan is None else plan.workstreams.get(command.ws_id)
+    if plan is None or draft is None:
+        raise Rejected(
+            "workstream_not_found",
+            f"there is no workstream {command.ws_id!r}; {names([] if plan is None else plan.workstreams)}",
+        )
+    workstream = change.state.workstreams.get(command.ws_id)
+    if workstream is not None and workstream.status in (*UNDER_WAY, *SATISFIED):
+        raise Rejected(
+            "workstream_not_pending",
+            f"workstream {command.ws_id!r} is {workstream.status.value}; another executor can be had for one that is "
+            "pending, blocked or failed",
+        )
+    running = change.state.phase is Phase.WORKSTREAM_EXECUTION
+    changed = {**plan.workstreams, command.ws_id: draft.model_copy(update={"executor": command.executor})}
+    new = check_plan(
+        PlanDraft(
+            summary=plan.summary,
+            model_servers=tuple(plan.model_servers.values()),
+            workstreams=tuple(changed.values()),
+        )
+    )
+    before = change.state
+    told = {"revision": plan.revision + 1, "updated_by": change.by, "updated_at": change.now}
+    kept = {"created_by": plan.created_by, "approval": plan.approval if running else None}
+    change.set(plan=new.model_copy(update={**told, **kept}))
+    change.emit(
+        "workstream_reassigned",
+        workstream=command.ws_id,
+        executor=command.executor.type,
+        revision=plan.revision + 1,
+        digest=new.digest,
+    )
+    threads.follow(change, "plan", before)
+    if running:
+        serving.want_servers(change)
 
 
 def create_workstream(change: Change, command: CreateWorkstream) -> None:

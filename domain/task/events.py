@@ -28,9 +28,11 @@ EVENTS: dict[str, EventType] = {
     "spec_updated": _event("The spec was written.", "revision digest bytes"),
     "spec_approved": _event("The spec was approved.", "revision digest revision_named comment"),
     "spec_rejected": _event("The spec was sent back.", "revision digest comment"),
+    "spec_reopened": _event("The spec is open again: its approval, and the plan's, ended.", "reason"),
     "plan_updated": _event("The plan was written.", "revision digest summary workstreams model_servers to_be_redone"),
     "plan_approved": _event("The plan was approved.", "revision digest revision_named comment"),
     "plan_rejected": _event("The plan was sent back.", "revision digest comment"),
+    "plan_reopened": _event("The plan is open again: its approval ended.", "reason"),
     "report_written": _event("The review's report was written.", "review revision digest bytes"),
     "review_approved": _event("The finished work was accepted.", "revision digest revision_named comment"),
     "review_rejected": _event("The finished work was sent back.", "revision digest comment"),
@@ -73,12 +75,33 @@ EVENTS: dict[str, EventType] = {
     "workstreams_blocked": _event("A failure stands in the way of these.", "workstreams failed"),
     "workstreams_unblocked": _event("No failure stands in the way of these any more.", "workstreams"),
     "run_stopped": _event("A run that had to end is gone, verified.", "run_id pod"),
-    # Talk.
-    "message_posted": _event("Somebody said something.", "message message_type content workstream thread"),
-    "approval_requested": _event(
-        "A question with options waits for a person.", "message content options blocking workstream server"
+    "workstream_reassigned": _event(
+        "A workstream is to be done in another way; the plan has a new revision.",
+        "workstream executor revision digest",
     ),
-    "approval_given": _event("A person chose an option.", "message choice comment workstream server"),
+    # Agents.
+    "agent_registered": _event("Somebody outside is at work as an agent.", "agent agent_type workstream"),
+    "agent_requested": _event("An agent is to be started as soon as there is a slot.", "agent agent_type instructions"),
+    "agent_started": _event(
+        "An agent began; basis is what it works on.", "agent agent_type attempt basis executor pod run_id"
+    ),
+    "agent_awaiting_input": _event("An agent waits for the answer to what it asked.", "agent message"),
+    "agent_resumed": _event("An agent got its answer and goes on.", "agent turns"),
+    "agent_completed": _event("An agent's work is done.", "agent agent_type workstream attempt"),
+    "agent_failed": _event(
+        "An agent failed; it is tried again by itself at retry_at, where that is given.",
+        "agent agent_type workstream attempt error retry_at",
+    ),
+    "agent_interrupted": _event(
+        "An agent was ended, or nobody saw how it ended.", "agent agent_type workstream attempt error"
+    ),
+    "agent_unregistered": _event("An agent that had ended was forgotten.", "agent"),
+    # Talk.
+    "message_posted": _event("Somebody said something.", "message message_type content workstream thread agent"),
+    "approval_requested": _event(
+        "A question with options waits for a person.", "message content options blocking workstream server agent"
+    ),
+    "approval_given": _event("A person chose an option.", "message choice comment workstream server agent"),
     "approvals_closed": _event("These questions no longer matter.", "messages reason"),
     # Tracker.
     "tracker_created": _event("The deliverables board was begun.", "phases items"),

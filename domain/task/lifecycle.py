@@ -1,13 +1,24 @@
 """The phases of a task: the table of moves, their guards, and what each move entails."""
 
 from collections.abc import Callable
+from typing import Literal
 
 from domain.errors import Rejected
-from domain.task import actions, documents, messages, serving, threads, work
+from domain.task import (
+    actions,
+    agents,
+    documents,
+    messages,
+    serving,
+    threads,
+    work,
+)
 from domain.task.change import Change, check_length
 from domain.task.commands import (
     CancelTask,
     ChangeConfig,
+    ReopenPlan,
+    ReopenSpec,
     RequestTransition,
 )
 from domain.task.models import (
@@ -33,6 +44,10 @@ _BACKWARD = frozenset(
         (Phase.REVIEW, Phase.WORKSTREAM_EXECUTION),
     }
 )
+
+
+#: The same moves, by where they start.
+_BACK = dict(_BACKWARD)
 
 
 def _guard_planning(state: TaskState) -> None:
@@ -70,6 +85,13 @@ def _guard_completed(state: TaskState) -> None:
 
 def _guard_nothing_runs(state: TaskState) -> None:
     running = [ws.ws_id for ws in state.workstreams.values() if ws.run is not None]
+    at_work = [agent.agent_id for agent in state.agents.values() if agent.active]
+    if at_work:
+        raise Rejected(
+            "agents_running",
+            f"{', '.join(at_work[:20])} are at work; wait for them, or interrupt them (podctl agents interrupt), "
+            "before the task goes back",
+        )
     if running:
         raise Rejected(
             "workstreams_running",
@@ -159,11 +181,45 @@ def withdraw_moot_transition(change: Change) -> None:
         change.emit("transition_withdrawn", to=pending.to.value, requested_by=pending.requested_by)
 
 
+def reopen_spec(change: Change, command: ReopenSpec) -> None:
+    """Go back to the spec at once: its approval, and the plan's, end."""
+    _reopen(change, "spec", Phase.SPEC_CLARIFICATION, command.reason)
+
+
+def reopen_plan(change: Change, command: ReopenPlan) -> None:
+    """Go back to the plan at once: its approval ends."""
+    _reopen(change, "plan", Phase.PLANNING, command.reason)
+
+
+def _reopen(change: Change, what: Literal["spec", "plan"], to: Phase, reason: str) -> None:
+    state = change.state
+    check_length("the reason", reason, messages.MESSAGE_LIMIT, "post it as a message")
+    document = state.spec if what == "spec" else state.plan
+    if state.phase is to and (document is None or document.approval is None):
+        raise Rejected("already_open", f"the {what} is open: it is not approved, and can be changed as it is")
+    change.emit(f"{what}_reopened", reason=reason)
+    if state.pending_transition is not None:
+        pending = state.pending_transition
+        change.set(pending_transition=None)
+        messages.close_approvals(change, f"the {what} was reopened", lambda m: m.message_id == pending.message_id)
+    why = reason or f"the {what} was reopened"
+    if state.phase is to and document is not None:
+        change.set(
+            **{what: document.model_copy(update={"approval": None, "rejection": None})},
+            hold=Hold(reason=why, by=change.by, since=change.now),
+        )
+    while change.state.phase is not to:
+        back = _BACK[change.state.phase]
+        _check_guard(change.state, back)
+        _move(change, back, why)
+
+
 def cancel_task(change: Change, command: CancelTask) -> None:
     """End the task. What it runs and holds is stopped and released by what the scheduler asks for next."""
     check_length("the reason", command.reason, messages.MESSAGE_LIMIT, "post it as a message before")
     reason = f"task cancelled by {change.by}" + (f": {command.reason}" if command.reason else "")
     work.stop_all(change, reason[: work.RESULT_LIMIT])
+    agents.end_where(change, lambda _: True, reason)
     change.set(cancelled_by=change.by, cancel_reason=command.reason)
     change.emit("task_cancelled", reason=command.reason)
     _move(change, Phase.CANCELLED, reason)
@@ -173,7 +229,9 @@ def change_config(change: Change, command: ChangeConfig) -> None:
     """Replace the task's settings."""
     before = change.state.config.model_dump(mode="json")
     after = command.config.model_dump(mode="json")
+    agents.check_config(command.config)
     change.set(config=command.config)
+    agents.config_changed(change)
     change.emit("config_changed", **{name: value for name, value in after.items() if value != before[name]})
 
 
@@ -184,8 +242,9 @@ def evaluate(change: Change) -> None:
         for ws in change.state.workstreams.values()
         if ws.cooldown_until is not None
     )
-    if change.state.hold is not None:
-        change.set(hold=None)
+    agents.evaluate(change)
+    if change.state.hold is not None or change.state.cooldown_until is not None:
+        change.set(hold=None, cooldown_until=None)
 
 
 def pending_transition(state: TaskState) -> PendingTransition:
@@ -217,6 +276,7 @@ def _move(change: Change, to: Phase, reason: str) -> None:
         hold=Hold(reason=reason or "no reason given", by=change.by, since=change.now) if backward else None,
     )
     change.emit("phase_changed", **{"from": before.value}, to=to.value, reason=reason)
+    agents.end_with_phase(change)
     _ENTER[to](change, before)
 
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from domain.errors import Rejected
 from domain.task.change import Change, check_length
-from domain.task.commands import MarkRead, PostMessage, RequestApproval
-from domain.task.models import ApprovalRequest, InboxItem, Message, MessageType, WorkstreamStatus
+from domain.task.commands import MarkRead, PostMessage
+from domain.task.models import ApprovalRequest, InboxItem, Message, MessageType
 
 #: Bytes of one message.
 MESSAGE_LIMIT = 10_000
@@ -20,6 +20,7 @@ def post(
     message_type: MessageType = "update",
     workstream_id: str | None = None,
     thread_id: str | None = None,
+    agent_id: str | None = None,
     approval: ApprovalRequest | None = None,
 ) -> Message:
     """Add a message and its event; the oldest that nobody waits for is forgotten beyond ``MESSAGES_KEPT``."""
@@ -32,6 +33,7 @@ def post(
         content=content,
         thread_id=thread_id or message_id,
         workstream_id=workstream_id,
+        agent_id=agent_id,
         posted_at=change.now,
         approval=approval,
     )
@@ -49,6 +51,7 @@ def post(
             content=content,
             workstream=workstream_id,
             thread=message.thread_id,
+            agent=agent_id,
         )
     else:
         change.emit(
@@ -59,6 +62,7 @@ def post(
             blocking=approval.blocking,
             workstream=workstream_id,
             server=approval.server,
+            agent=approval.agent_id,
         )
     return message
 
@@ -84,7 +88,7 @@ def close_approvals(change: Change, reason: str, about: Callable[[Message], bool
 
 def post_message(change: Change, command: PostMessage) -> None:
     """Say something. Answering a question or a blocker settles it."""
-    _check_content(command.content)
+    check_content(command.content)
     if command.workstream_id is not None:
         change.workstream(command.workstream_id)
     thread_id = None
@@ -99,25 +103,6 @@ def post_message(change: Change, command: PostMessage) -> None:
         message_type=command.message_type,
         workstream_id=command.workstream_id,
         thread_id=thread_id,
-    )
-
-
-def request_approval(change: Change, command: RequestApproval) -> None:
-    """Ask a person to choose; a blocking question holds its workstream, or the task, until it is answered."""
-    _check_content(command.content)
-    if len(set(command.options)) != len(command.options):
-        raise Rejected("invalid_options", f"the options {', '.join(command.options)} name one twice")
-    if command.workstream_id is not None:
-        workstream = change.workstream(command.workstream_id)
-        if command.blocking and workstream.status is WorkstreamStatus.IN_PROGRESS:
-            change.update_workstream(workstream.ws_id, status=WorkstreamStatus.AWAITING_INPUT)
-            change.emit("workstream_awaiting_input", workstream=workstream.ws_id)
-    post(
-        change,
-        command.content,
-        message_type="approval",
-        workstream_id=command.workstream_id,
-        approval=ApprovalRequest(options=command.options, blocking=command.blocking),
     )
 
 
@@ -149,7 +134,8 @@ def find_message(change: Change, message_id: str) -> Message:
     return message
 
 
-def _check_content(content: str) -> None:
+def check_content(content: str) -> None:
+    """Raise ``Rejected`` for a message that says nothing, or too much."""
     if not content.strip():
         raise Rejected("content_empty", f"a message needs content: 1 to {MESSAGE_LIMIT:,} bytes")
     check_length("the message", content, MESSAGE_LIMIT, "put the text into a file and name it")

@@ -11,7 +11,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from domain.by_identity import once_for_each
 from domain.entity import EntityState, Value
-from domain.gpu.request import Argument, Context, Memory, Model
+from domain.gpu.request import Argument, Context, IdleTtl, Memory, Model, RestartPolicy
 from domain.ids import Name
 
 #: The name under which the scheduler sends its own commands.
@@ -178,6 +178,10 @@ class ModelServerDraft(Value):
     context: Context | None = None
     #: Passed to vLLM unchanged.
     arguments: tuple[Argument, ...] | None = None
+    #: Whether a launch that ended is followed by another.
+    restart: RestartPolicy = "never"
+    #: How long nobody may use it before it is stopped, as people write it (``30m``); None: for ever.
+    idle_ttl: IdleTtl | None = None
 
 
 class WorkstreamDraft(Value):
@@ -367,6 +371,8 @@ class Agent(Value):
     attempt: int = 1
     #: Times that it was answered, by a message or a choice.
     turns: int = 0
+    #: Not started before.
+    cooldown_until: datetime | None = None
     created_at: datetime
     started_at: datetime | None = None
     completed_at: datetime | None = None

@@ -153,6 +153,11 @@ def _executors(draft: PlanDraft) -> Iterator[Problem]:
             yield Problem(*problem, path=("workstreams", index, "executor"))
 
 
+def carries_secret(executor: CommandExecutor) -> bool:
+    """Return whether a command has what looks like an access token: what a task is given stays in its history."""
+    return any(redact(text) != text for text in (*executor.argv, *executor.environment.values()))
+
+
 def executor_problem(workstream: WorkstreamDraft, plan: Plan) -> tuple[str, str] | None:
     """Return code and message if a workstream's command has nowhere to run or nothing to talk to."""
     if not isinstance(workstream.executor, CommandExecutor):
@@ -162,8 +167,7 @@ def executor_problem(workstream: WorkstreamDraft, plan: Plan) -> tuple[str, str]
 
 def command_problem(user: str, executor: CommandExecutor, plan: Plan) -> tuple[str, str] | None:
     """Return code and message if the command of ``user`` has nowhere to run or nothing to talk to."""
-    # What a task is given stays in its history for ever, so a secret must not even arrive.
-    if any(redact(text) != text for text in (*executor.argv, *executor.environment.values())):
+    if carries_secret(executor):
         return (
             "secret_in_arguments",
             (

@@ -8,6 +8,8 @@ from domain.entity import ACCEPTED, Event, Sender, Value
 from domain.errors import Rejected
 from domain.task import (
     actions,
+    agent_results,
+    agents,
     commands,
     decisions,
     documents,
@@ -75,8 +77,24 @@ RULES: dict[type[Value], Rule] = {
     commands.SkipWorkstream: Rule(work.skip_workstream, _EXECUTION),
     commands.SetPriority: Rule(work.set_priority, _EXECUTION),
     commands.RunStopped: Rule(work.run_stopped, _ALWAYS, PODCTL),
+    commands.ReassignExecutor: Rule(
+        documents.reassign_executor, frozenset({Phase.PLANNING, Phase.WORKSTREAM_EXECUTION})
+    ),
+    commands.ReopenSpec: Rule(lifecycle.reopen_spec, _LIVE),
+    commands.ReopenPlan: Rule(lifecycle.reopen_plan, _LIVE - {Phase.SPEC_CLARIFICATION}),
+    commands.GenerateSpec: Rule(agents.generate_spec, frozenset({Phase.SPEC_CLARIFICATION}), growing=True),
+    commands.GeneratePlan: Rule(agents.generate_plan, frozenset({Phase.PLANNING}), growing=True),
+    commands.StartAgent: Rule(agents.start_agent, _LIVE, PODCTL),
+    commands.RegisterAgent: Rule(agents.register, _LIVE, growing=True),
+    commands.UnregisterAgent: Rule(agents.unregister, _LIVE),
+    commands.InterruptAgent: Rule(agent_results.interrupt_agent, _LIVE),
+    commands.RestartAgent: Rule(agents.restart, _LIVE, growing=True),
+    commands.MessageAgent: Rule(decisions.message_agent, _LIVE, growing=True),
+    commands.AgentDone: Rule(agent_results.agent_done, _LIVE, PEOPLE | PODCTL),
+    commands.AgentFailed: Rule(agent_results.agent_failed, _LIVE, PEOPLE | PODCTL),
+    commands.AgentInterrupted: Rule(agent_results.agent_interrupted, _LIVE, PODCTL),
     commands.PostMessage: Rule(messages.post_message, _LIVE, growing=True),
-    commands.RequestApproval: Rule(messages.request_approval, _LIVE, growing=True),
+    commands.RequestApproval: Rule(decisions.request_approval, _LIVE, growing=True),
     commands.GiveApproval: Rule(decisions.give_approval, _LIVE),
     commands.MarkRead: Rule(messages.mark_read, _ALWAYS),
     commands.CreateTracker: Rule(tracker.create_tracker, _LIVE, growing=True),
@@ -152,6 +170,7 @@ def create_task(task: TaskInput, now: datetime) -> tuple[TaskState, tuple[Event,
         created_at=now,
         updated_at=now,
     )
+    agents.check_config(task.config)
     change = Change(state, command_id=task.command_id, by=task.by, now=now)
     change.emit("task_created", task=task.task_id, title=task.title, config=task.config.model_dump(mode="json"))
     if task.spec is not None:

@@ -19,11 +19,14 @@ from domain.task.commands import (
     ApproveTransition,
     Escalate,
     RequestTransition,
+    StartAgent,
     StartWorkstream,
     TaskCommand,
 )
 from domain.task.inbox import notification, to_notify
 from domain.task.models import (
+    AgentStatus,
+    AgentType,
     CommandExecutor,
     GateMode,
     ModelServerDraft,
@@ -35,6 +38,9 @@ from domain.task.models import (
     WorkstreamStatus,
 )
 from domain.task.readiness import (
+    agent_basis,
+    agent_expected,
+    agent_wanted,
     drafts,
     free_slots,
     missing_dependencies,
@@ -46,7 +52,16 @@ from domain.task.readiness import (
     workstreams_asking,
 )
 from domain.task.runs import RunSubject, wanted_runs
-from domain.task.waits import Gate, actions_open, all_settled, failures_undecided, gate_mode, gate_object, waiting_gate
+from domain.task.waits import (
+    GATE_AGENT,
+    Gate,
+    actions_open,
+    all_settled,
+    failures_undecided,
+    gate_mode,
+    gate_object,
+    waiting_gate,
+)
 
 
 class Command(Value):
@@ -196,7 +211,12 @@ def _phase_step(state: TaskState) -> Iterator[Command]:
     gate = waiting_gate(state)
     if gate is not None:
         subject = gate_object(state, gate)
-        if gate_mode(state, gate) is GateMode.AUTO and state.hold is None and subject.rejection is None:
+        if (
+            gate_mode(state, gate) is GateMode.AUTO
+            and state.hold is None
+            and subject.rejection is None
+            and not agent_expected(state, GATE_AGENT[gate])
+        ):
             name = f"approve-{gate}/{subject.revision}/{state.phase_changes}"
             yield _command(name, _APPROVE[gate](revision=subject.revision, comment="automatic gate"))
     elif state.phase is Phase.SPEC_CLARIFICATION and state.spec.approval is not None:
@@ -222,12 +242,39 @@ _APPROVE: dict[Gate, type[ApproveSpec | ApprovePlan | ApproveReview]] = {
 
 
 def _starts(state: TaskState, now: datetime, times: list[datetime]) -> Iterator[Command]:
-    """Yield the starts of ready workstreams that find a slot; note when cooldowns end."""
-    if state.phase is not Phase.WORKSTREAM_EXECUTION or state.pending_transition is not None or task_blocked(state):
+    """Yield the starts of agents and of ready workstreams that find a slot; note when cooldowns end."""
+    if state.pending_transition is not None or task_blocked(state):
         return
     slots = free_slots(state)
     # With no slot free there is nothing to wake up for either: what frees one is a command.
     if slots <= 0:
+        return
+    starts = [*_agent_starts(state, now, times), *_workstream_starts(state, now, times)]
+    if starts and state.cooldown_until is not None and state.cooldown_until > now:
+        times.append(state.cooldown_until)
+    elif starts:
+        yield from starts[: 1 if state.config.spawn_cooldown_seconds else slots]
+
+
+def _agent_starts(state: TaskState, now: datetime, times: list[datetime]) -> Iterator[Command]:
+    wanted = agent_wanted(state)
+    if wanted is not None:
+        yield _start_agent(wanted, agent_basis(state, wanted), 1)
+    for agent in state.agents.values():
+        if agent.status is not AgentStatus.PENDING_START:
+            continue
+        if agent.cooldown_until is not None and agent.cooldown_until > now:
+            times.append(agent.cooldown_until)
+        else:
+            yield _start_agent(agent.agent_type, agent.basis, agent.attempt)
+
+
+def _start_agent(agent_type: AgentType, basis: str, attempt: int) -> Command:
+    return _command(f"start-agent/{basis}/{attempt}", StartAgent(agent_type=agent_type, basis=basis))
+
+
+def _workstream_starts(state: TaskState, now: datetime, times: list[datetime]) -> Iterator[Command]:
+    if state.phase is not Phase.WORKSTREAM_EXECUTION:
         return
     asking = workstreams_asking(state)
     ready: list[Workstream] = []
@@ -243,7 +290,7 @@ def _starts(state: TaskState, now: datetime, times: list[datetime]) -> Iterator[
             ready.append(ws)
     # Stable: plan order decides among equals.
     ready.sort(key=lambda ws: _RANK[ws.priority])
-    for ws in ready[:slots]:
+    for ws in ready:
         yield _command(f"start/{ws.ws_id}/{ws.attempt + 1}", StartWorkstream(ws_id=ws.ws_id))
 
 

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from domain.entity import Sender, Value
 from domain.errors import Rejected
 from domain.task.commands import (
+    AgentDone,
+    AgentFailed,
     Approve,
     ApprovePlan,
     ApproveReview,
@@ -23,7 +25,7 @@ from domain.task.commands import (
     Speaker,
     TaskCommand,
 )
-from domain.task.models import Result, ServerStatus
+from domain.task.models import PlanDraft, Result, ServerStatus
 
 #: Who sent a signal that does not say; the reader adds the client that history recorded.
 UNKNOWN_SENDER = "unknown"
@@ -115,6 +117,20 @@ class _WorkstreamResult(_Payload):
         return FailWorkstream(ws_id=self.workstream, attempt=self.attempt, error=error, result=result)
 
 
+class _AgentResult(_Payload):
+    agent: str
+    status: Literal["completed", "failed"]
+    text: str = ""
+    plan: PlanDraft | None = None
+    error: str = ""
+
+    def command(self) -> TaskCommand:
+        if self.status == "completed":
+            return AgentDone(agent_id=self.agent, text=self.text, plan=self.plan)
+        error = self.error or self.text or "reported as failed, without a reason"
+        return AgentFailed(agent_id=self.agent, error=error)
+
+
 class _Message(_Payload):
     content: str
     type: Literal["question", "update", "blocker", "review_comment"] = "update"
@@ -149,6 +165,7 @@ _SIGNALS: dict[str, type[_Payload]] = {
     "approve": _Approve,
     "reject": _Reject,
     "workstream-result": _WorkstreamResult,
+    "agent-result": _AgentResult,
     "message": _Message,
     "model-server": _ModelServer,
 }
@@ -162,6 +179,7 @@ EXAMPLES: dict[str, str] = {
     "approve": '{"by": "ann", "message_id": "m-1", "choice": "retry"}',
     "reject": '{"by": "ann", "gate": "plan", "comment": "tests are missing"}',
     "workstream-result": '{"by": "ann", "workstream": "docs", "status": "completed", "result": "written"}',
+    "agent-result": '{"by": "ann", "agent": "spec-writer-1", "status": "completed", "text": "# What is wanted"}',
     "message": '{"by": "ann", "content": "how is it going?", "type": "question"}',
     MODEL_SERVER: '{"by": "gpu-pod/gpu1", "name": "coder", "pod": "gpu1", "status": "loading"}',
 }

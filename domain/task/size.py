@@ -4,7 +4,15 @@ from domain.entity import STATE_LIMIT, check_size
 from domain.errors import Rejected
 from domain.task import messages
 from domain.task.encoded_size import encoded_size
-from domain.task.models import SETTLED, ActionApproval, TaskState, Tracker, TrackerItem, Workstream
+from domain.task.models import (
+    SETTLED,
+    ActionApproval,
+    Agent,
+    TaskState,
+    Tracker,
+    TrackerItem,
+    Workstream,
+)
 
 #: Room that specs, plans and messages leave for what must always be accepted: results, approvals, cancelling.
 RESERVE = 96 * 1024
@@ -35,6 +43,7 @@ def fit(state: TaskState, before: TaskState, *, growing: bool) -> TaskState:
         "the workstreams": state.workstreams,
         "the tracker": state.tracker,
         "the actions": state.actions,
+        "the agents": state.agents,
         "the record of commands": state.ledger,
     }
     check_size(state, parts)
@@ -63,6 +72,7 @@ def _shed(state: TaskState) -> TaskState:
             "tracker": None if state.tracker is None else _shed_comments(state.tracker),
             "actions": _shed_actions(state.actions),
             "review_threads": {name: t for name, t in state.review_threads.items() if name not in settled},
+            "agents": {name: _shed_agent(agent) for name, agent in state.agents.items()},
             "refusals": state.refusals[-3:],
             "ledger": dict(ledger),
         }
@@ -104,3 +114,11 @@ def _shed_action(action: ActionApproval) -> ActionApproval:
     if result is not None:
         result = result.model_copy(update={"text": result.text[-_TEXT_KEPT:]})
     return action.model_copy(update={"result": result, "error": action.error[:_TEXT_KEPT]})
+
+
+def _shed_agent(agent: Agent) -> Agent:
+    if agent.active:
+        return agent
+    error = None if agent.error is None else agent.error[:_TEXT_KEPT]
+    texts = {"output": agent.output[-_TEXT_KEPT:], "instructions": agent.instructions[:_TEXT_KEPT], "error": error}
+    return agent.model_copy(update=texts)

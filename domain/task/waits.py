@@ -1,12 +1,14 @@
 """What a task waits for, and the podctl command that moves it on."""
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from domain.by_identity import once_for_each
 from domain.task import messages
 from domain.task.models import (
     SETTLED,
+    AgentStatus,
+    AgentType,
     GateMode,
     InboxKind,
     Merge,
@@ -15,12 +17,16 @@ from domain.task.models import (
     Plan,
     Review,
     ServerStatus,
+    SignalExecutor,
     Spec,
     TaskState,
     Workstream,
     WorkstreamStatus,
 )
 from domain.task.readiness import (
+    agent_executor,
+    agent_expected,
+    deadlocked,
     drafts,
     missing_dependencies,
     server_due_for_release,
@@ -31,6 +37,12 @@ from domain.task.readiness import (
 )
 
 Gate = Literal["spec", "plan", "review"]
+#: Who makes what is approved at a gate.
+GATE_AGENT: Final[dict[Gate, AgentType]] = {
+    "spec": AgentType.SPEC_WRITER,
+    "plan": AgentType.PLANNER,
+    "review": AgentType.REVIEWER,
+}
 
 PREVIEW_LIMIT = 160
 #: Reasons of one kind that are written out; with hundreds of workstreams nobody reads more.
@@ -63,7 +75,7 @@ def notify_failures(state: TaskState) -> list[str]:
 @once_for_each
 def waits_for_no_person(state: TaskState) -> tuple[str, ...]:
     """Return, in words, what the task waits for that is nobody's decision: work, machines, what is being ended."""
-    reasons: list[str] = []
+    reasons = [*_agents(state)]
     if state.phase is Phase.WORKSTREAM_EXECUTION:
         reasons += _work(state)
     reasons += [
@@ -136,6 +148,7 @@ def open_matters(state: TaskState) -> Iterator[Matter]:
             "workstream, or have the task evaluated again",
             f"podctl task show {task}",
         )
+    yield from _agent_matters(state)
     for message in state.messages.values():
         if messages.waits(message):
             yield _message_matter(state, message)
@@ -173,12 +186,20 @@ def _sync_matters(state: TaskState) -> Iterator[Matter]:
 
 def _gate_matters(state: TaskState) -> Iterator[Matter]:
     task = state.task_id
-    if state.phase is Phase.SPEC_CLARIFICATION and not state.spec.content.strip():
-        text = "the task has no spec yet: write one (update_spec), or begin anew with it"
-        yield Matter("write/spec", InboxKind.BLOCKER_RAISED, text, "podctl task create TITLE --spec FILE")
-    if state.phase is Phase.PLANNING and (state.plan is None or not state.plan.workstreams):
-        text = "the task has no plan yet: write one (update_plan), or begin anew with it"
-        yield Matter("write/plan", InboxKind.BLOCKER_RAISED, text, "podctl task create TITLE --plan FILE")
+    if (
+        state.phase is Phase.SPEC_CLARIFICATION
+        and not state.spec.content.strip()
+        and not agent_expected(state, AgentType.SPEC_WRITER)
+    ):
+        text = "the task has no spec yet: write one" + _or_have_it_written(state, AgentType.SPEC_WRITER)
+        yield Matter("write/spec", InboxKind.BLOCKER_RAISED, text, f"podctl spec edit {task}")
+    if (
+        state.phase is Phase.PLANNING
+        and (state.plan is None or not state.plan.workstreams)
+        and not agent_expected(state, AgentType.PLANNER)
+    ):
+        text = "the task has no plan yet: write one" + _or_have_it_written(state, AgentType.PLANNER)
+        yield Matter("write/plan", InboxKind.BLOCKER_RAISED, text, f"podctl plan edit {task}")
     gate = waiting_gate(state)
     if gate is None:
         return
@@ -197,6 +218,39 @@ def _gate_matters(state: TaskState) -> Iterator[Matter]:
         yield Matter(f"hold/{key}", InboxKind.BLOCKER_RAISED, text, approve)
 
 
+def _or_have_it_written(state: TaskState, agent_type: AgentType) -> str:
+    if agent_executor(state.config, agent_type) is None:
+        return ""
+    what = "spec" if agent_type is AgentType.SPEC_WRITER else "plan"
+    return f", or have the {agent_type.replace('_', ' ')} try again (podctl {what} generate {state.task_id})"
+
+
+def _agent_matters(state: TaskState) -> Iterator[Matter]:
+    """Yield agents whose work somebody outside has to report, and work that will never start by itself."""
+    task = state.task_id
+    for agent in state.agents.values():
+        if agent.status is AgentStatus.RUNNING and isinstance(agent.executor, SignalExecutor):
+            kind = agent.agent_type.replace("_", " ")
+            text = f"{kind} {agent.agent_id} works outside, and its work is to be reported"
+            yield Matter(
+                f"agent/{agent.agent_id}",
+                InboxKind.AGENT_AWAITING_INPUT,
+                text + (f" ({preview(agent.instructions)})" if agent.instructions else ""),
+                f"podctl agents done {task} {agent.agent_id}",
+            )
+    stuck = deadlocked(state)
+    if stuck:
+        failed = [ws.ws_id for ws in state.workstreams.values() if ws.status is WorkstreamStatus.FAILED]
+        because = f", because {_list(failed)} failed" if failed else ""
+        yield Matter(
+            f"deadlock/{state.phase_changes}/{stuck[0]}",
+            InboxKind.BLOCKER_RAISED,
+            f"nothing is under way, and {_list(list(stuck))} cannot start{because}: retry or skip what stands in the "
+            "way",
+            f"podctl workstream retry {task} {failed[0] if failed else stuck[0]}",
+        )
+
+
 def _message_matter(state: TaskState, message: Message) -> Matter:
     approval = message.approval
     if approval is None:
@@ -209,6 +263,22 @@ def _message_matter(state: TaskState, message: Message) -> Matter:
         command = f"podctl signal approve {state.task_id} --message {message.message_id} --choice {approval.options[0]}"
         text = f"{preview(message.content)} (choose {' | '.join(approval.options)})"
     return Matter(f"message/{message.message_id}", kind, text, command, message.message_id, message.workstream_id)
+
+
+def _agents(state: TaskState) -> Iterator[str]:
+    """Yield what agents do, or wait for, that is no person's decision."""
+    for agent in state.agents.values():
+        kind = agent.agent_type.replace("_", " ")
+        if agent.status is AgentStatus.PENDING_START and agent.cooldown_until is not None:
+            until = agent.cooldown_until.strftime("%H:%M:%S UTC")
+            yield f"{kind} {agent.agent_id} tries again at {until}"
+        elif agent.status is AgentStatus.PENDING_START:
+            yield f"{kind} {agent.agent_id} waits for a free slot of {state.config.max_concurrent}"
+        elif agent.status is AgentStatus.RUNNING and agent.run is not None:
+            logs = f"podctl task logs {state.task_id} {agent.agent_id} -f"
+            yield f"{kind} {agent.agent_id} runs on pod {agent.run.pod} (attempt {agent.attempt}): {logs}"
+        elif agent.status is AgentStatus.RUNNING and agent.executor is None and agent.workstream_id is None:
+            yield f"{kind} {agent.agent_id} is at work outside: podctl agents list {state.task_id}"
 
 
 def _work(state: TaskState) -> Iterator[str]:

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from domain import ids
 from domain.errors import Rejected
-from domain.task import messages, serving
+from domain.task import agents, messages, serving
 from domain.task.change import Change, check_length
 from domain.task.commands import (
     CompleteWorkstream,
@@ -20,6 +20,7 @@ from domain.task.commands import (
 from domain.task.models import (
     SETTLED,
     UNDER_WAY,
+    AgentStatus,
     ApprovalRequest,
     CommandExecutor,
     Message,
@@ -68,7 +69,8 @@ def start_workstream(change: Change, command: StartWorkstream) -> None:
     if free_slots(state) <= 0:
         raise Rejected(
             "no_free_slot",
-            f"{state.config.max_concurrent} workstreams are in progress, which is the limit; wait or raise it",
+            f"{state.config.max_concurrent} workstreams and agents are in progress, which is the limit; wait or raise "
+            "it",
         )
     server = server_of(state, draft)
     if server is not None and not server_ready(state, server):
@@ -92,6 +94,7 @@ def start_workstream(change: Change, command: StartWorkstream) -> None:
         status=WorkstreamStatus.IN_PROGRESS,
         attempt=attempt,
         run=run,
+        agent_id=None,
         cooldown_until=None,
         started_at=change.now,
         completed_at=None,
@@ -99,6 +102,7 @@ def start_workstream(change: Change, command: StartWorkstream) -> None:
         error=None,
         result=None,
     )
+    change.cool_down()
     change.emit(
         "workstream_started",
         workstream=command.ws_id,
@@ -118,6 +122,7 @@ def complete_workstream(change: Change, command: CompleteWorkstream) -> None:
         _check_under_way(workstream, command.attempt)
     result = _checked(command.result)
     _end_run(change, workstream, result)
+    agents.end_of_workstream(change, command.ws_id, AgentStatus.COMPLETED, None)
     change.update_workstream(
         command.ws_id,
         status=WorkstreamStatus.COMPLETED,
@@ -151,6 +156,7 @@ def fail_workstream(change: Change, command: FailWorkstream) -> None:
         _give_up(change, workstream, error, result)
         return
     _end_run(change, workstream, result)
+    agents.end_of_workstream(change, command.ws_id, AgentStatus.FAILED, error)
     until = change.now + timedelta(seconds=delays[workstream.automatic_retries])
     change.update_workstream(
         command.ws_id,
@@ -218,6 +224,7 @@ def skip_workstream(change: Change, command: SkipWorkstream) -> None:
             "workstream_already_finished", f"workstream {command.ws_id!r} is already {workstream.status.value}"
         )
     _end_run(change, workstream, None)
+    agents.end_of_workstream(change, command.ws_id, AgentStatus.INTERRUPTED, f"skipped by {change.by}")
     left_out = [command.ws_id]
     if command.with_dependents:
         left_out += _waiting_dependents(change, [command.ws_id])
@@ -269,6 +276,7 @@ def stop_all(change: Change, reason: str) -> None:
     """End everything under way, because the task ends."""
     for workstream in [ws for ws in change.state.workstreams.values() if ws.status in UNDER_WAY]:
         _end_run(change, workstream, None)
+        agents.end_of_workstream(change, workstream.ws_id, AgentStatus.INTERRUPTED, reason)
         change.update_workstream(
             workstream.ws_id,
             status=WorkstreamStatus.FAILED,
@@ -371,6 +379,8 @@ def _give_up(
 ) -> None:
     error = _end(error)
     _end_run(change, workstream, result)
+    ended = AgentStatus.INTERRUPTED if interrupted else AgentStatus.FAILED
+    agents.end_of_workstream(change, workstream.ws_id, ended, error)
     change.update_workstream(
         workstream.ws_id,
         status=WorkstreamStatus.FAILED,

@@ -9,8 +9,12 @@ from hypothesis import strategies as st
 
 from domain.entity import Event
 from domain.errors import Rejected
+from domain.task.agents import ENDED_KEPT
 from domain.task.commands import (
     ActionEnded,
+    AgentDone,
+    AgentFailed,
+    AgentInterrupted,
     Approve,
     ApprovePlan,
     ApproveReview,
@@ -26,17 +30,25 @@ from domain.task.commands import (
     Envelope,
     Evaluate,
     FailWorkstream,
+    GeneratePlan,
+    GenerateSpec,
     GiveApproval,
     GrantAction,
+    InterruptAgent,
     InterruptWorkstream,
     MarkRead,
     MergePullRequest,
+    MessageAgent,
     OpenDraftPullRequest,
     PostMessage,
+    ReassignExecutor,
     RecordExternalState,
+    RegisterAgent,
     Reject,
     RejectAction,
     RejectTransition,
+    ReopenPlan,
+    ReopenSpec,
     ReopenThread,
     ReplyToThread,
     RequestAction,
@@ -44,6 +56,7 @@ from domain.task.commands import (
     RequestMerge,
     RequestTransition,
     ResolveThread,
+    RestartAgent,
     RetryWorkstream,
     RunStopped,
     ServerAttached,
@@ -54,8 +67,10 @@ from domain.task.commands import (
     SetItemStatus,
     SetPriority,
     SkipWorkstream,
+    StartAgent,
     StartWorkstream,
     TaskCommand,
+    UnregisterAgent,
     UpdatePlan,
     UpdateSpec,
     WorkstreamInterrupted,
@@ -65,12 +80,17 @@ from domain.task.lifecycle import GUARDS
 from domain.task.models import (
     DOWN,
     SATISFIED,
+    SCHEDULER,
     SETTLED,
     UNDER_WAY,
     AddItem,
+    Agent,
+    AgentStatus,
+    AgentType,
     Anchor,
     CommandExecutor,
     Gates,
+    GenerationStatus,
     Merge,
     Phase,
     PlanDraft,
@@ -81,6 +101,8 @@ from domain.task.models import (
     RunAction,
     RunResult,
     ServerStatus,
+    SignalExecutor,
+    TaskAgents,
     TaskConfig,
     TaskInput,
     TaskState,
@@ -90,6 +112,7 @@ from domain.task.models import (
     WorkstreamDraft,
     WorkstreamStatus,
 )
+from domain.task.readiness import AGENT_PHASE
 from domain.task.rules import apply, create_task
 from domain.task.runs import WorkstreamRun
 from domain.task.schedule import (
@@ -187,8 +210,14 @@ gates = st.builds(
     lambda *modes: Gates.model_validate(dict(zip(("spec", "plan", "execution", "review"), modes, strict=True))),
     *[st.sampled_from(["human", "auto"])] * 4,
 )
+executors = st.sampled_from(
+    [None, None, SignalExecutor(), CommandExecutor(argv=("write",), pod="gpu1"), CommandExecutor(argv=("w",), pod="g")]
+)
 configs = st.builds(
     TaskConfig,
+    agents=st.builds(TaskAgents, spec_writer=executors, planner=executors, reviewer=executors),
+    agent_attempts=st.integers(1, 3),
+    spawn_cooldown_seconds=st.sampled_from([0, 0, 10]),
     gates=gates,
     max_concurrent=st.integers(1, 4),
     failure_cooldown_seconds=st.sampled_from([(), (5.0,), (5.0, 30.0)]),
@@ -264,6 +293,34 @@ commands: st.SearchStrategy[TaskCommand] = st.one_of(
     ),
     st.builds(ServerReleased, name=st.sampled_from(SERVERS)),
 )
+AGENTS = ["bot", "spec-writer-1", "planner-1", "planner-2", "reviewer-2", "reviewer-3"]
+agent_id = st.sampled_from(AGENTS)
+agent_commands: st.SearchStrategy[TaskCommand] = st.one_of(
+    st.builds(GenerateSpec, instructions=text),
+    st.builds(GeneratePlan, instructions=text),
+    st.builds(ReopenSpec, reason=text),
+    st.builds(ReopenPlan, reason=text),
+    st.builds(
+        ReassignExecutor,
+        ws_id=some_id,
+        executor=st.sampled_from([SignalExecutor(), CommandExecutor(argv=("make",), pod="gpu1")]),
+    ),
+    st.builds(
+        RegisterAgent,
+        agent_id=st.just("bot"),
+        agent_type=st.sampled_from(AgentType),
+        workstream_id=st.none() | some_id,
+    ),
+    st.builds(UnregisterAgent, agent_id=agent_id),
+    st.builds(StartAgent, agent_type=st.sampled_from(AgentType), basis=st.sampled_from(["spec/0", "plan/1/0"])),
+    st.builds(InterruptAgent, agent_id=agent_id, reason=text),
+    st.builds(RestartAgent, agent_id=agent_id, instructions=text),
+    st.builds(MessageAgent, agent_id=agent_id, content=text),
+    st.builds(AgentDone, agent_id=agent_id, text=text, plan=st.none() | plans(), result=result),
+    st.builds(AgentFailed, agent_id=agent_id, error=text, recoverable=st.booleans()),
+    st.builds(AgentInterrupted, agent_id=agent_id, reason=text),
+    st.builds(RequestApproval, content=text, blocking=st.booleans(), agent_id=agent_id),
+)
 UNDER_WAY_ON_A_POD = REPORTED - DOWN - {ServerStatus.READY} | {ServerStatus.ATTACHED}
 #: A number stands for one of the commands that fit the state: blind ones rarely get far.
 Step = tuple[TaskCommand | int, float]
@@ -276,7 +333,7 @@ def one_step(draw: st.DrawFn) -> Step:
     if kind < 70:
         return draw(st.integers(0, 1_000)), seconds
     # Cancelling ends everything, so it comes rarely.
-    return CancelTask(reason="enough") if kind == 99 else draw(commands), seconds
+    return CancelTask(reason="enough") if kind == 99 else draw(commands | agent_commands), seconds
 
 
 steps: st.SearchStrategy[list[Step]] = st.lists(one_step(), min_size=15, max_size=80)
@@ -301,6 +358,7 @@ def fitting_commands(state: TaskState) -> Iterator[TaskCommand]:
         choices = [option for option in message.approval.options if option != "cancel"]
         yield from (GiveApproval(message_id=message.message_id, choice=choice) for choice in choices)
     yield from fitting_server_reports(state)
+    yield from fitting_agent_reports(state)
     yield from fitting_of_actions(state)
     for ws in state.workstreams.values():
         if ws.status in UNDER_WAY:
@@ -341,6 +399,26 @@ def fitting_of_actions(state: TaskState) -> Iterator[TaskCommand]:
         yield from (RecordExternalState(state=told) for told in ("draft", "merged", "closed"))
 
 
+def fitting_agent_reports(state: TaskState) -> Iterator[TaskCommand]:
+    """Yield what agents would report and be told now."""
+    ended = Result(run=RunResult(exit_code=0))
+    workstream = {"id": "a", "title": "A", "executor": {"type": "signal"}}
+    made = PlanDraft.model_validate({"workstreams": [workstream]})
+    for agent in state.agents.values():
+        if agent.active:
+            yield AgentDone(agent_id=agent.agent_id, text="# It", plan=made, result=ended)
+            yield AgentDone(agent_id=agent.agent_id, result=ended)
+            yield AgentFailed(agent_id=agent.agent_id, error="it broke", result=ended)
+            yield AgentInterrupted(agent_id=agent.agent_id, reason="rebooted")
+            yield InterruptAgent(agent_id=agent.agent_id)
+            yield RequestApproval(content="which?", blocking=True, agent_id=agent.agent_id)
+        else:
+            yield RestartAgent(agent_id=agent.agent_id)
+    under_way = [ws.ws_id for ws in state.workstreams.values() if ws.status in UNDER_WAY and ws.agent_id is None]
+    if under_way:
+        yield RegisterAgent(agent_id="bot", agent_type=AgentType.WORKSTREAM, workstream_id=under_way[0])
+
+
 def fitting_server_reports(state: TaskState) -> Iterator[TaskCommand]:
     """Yield what pods would report now."""
     for server in state.servers.values():
@@ -371,7 +449,8 @@ def play(task: TaskInput, sequence: Sequence[Step]) -> Iterator[tuple[TaskState,
             command = fitting[command % len(fitting)]
         before = state
         try:
-            state, events = apply(state, Envelope(command_id=f"c{number}", by="ann", command=command), now)
+            by = SCHEDULER if isinstance(command, AgentDone) and command.result.run is not None else "ann"
+            state, events = apply(state, Envelope(command_id=f"c{number}", by=by, command=command), now)
         except Rejected:
             yield before, state, None
         else:
@@ -418,10 +497,15 @@ def check_event(event: Event, before: TaskState, runs: set[str]) -> None:
         assert before.plan is not None
         depends_on = before.plan.workstreams[name].depends_on
         assert all(before.workstreams[dependency].status in SATISFIED for dependency in depends_on)
+    if event.type in ("workstream_started", "agent_started"):
         run_id = event.payload["run_id"]
         if run_id is not None:
             assert run_id not in runs
             runs.add(str(run_id))
+    if event.type == "agent_started":
+        begun = f"{event.payload['basis']} {event.payload['attempt']}"
+        assert begun not in runs, "none runs twice for the same input"
+        runs.add(begun)
 
 
 def check_state(state: TaskState) -> None:
@@ -451,6 +535,7 @@ def check_state(state: TaskState) -> None:
     assert (state.pending_transition is not None) == any(
         m.approval is not None and m.approval.subject == "transition" for m in state.open_approvals()
     )
+    check_agents(state)
     waiting = {item.item_id for item in state.inbox.values() if item.waits}
     assert waiting == {matter.key for matter in open_matters(state)}
     assert {item.recipient for item in listed_items(state)} == {item.recipient for item in state.inbox.values()}
@@ -495,6 +580,33 @@ def check_actions(state: TaskState) -> None:
     if state.tracker is not None:
         items = [item.item_id for item in state.tracker.items()]
         assert len(items) == len(set(items))
+
+
+def check_agents(state: TaskState) -> None:
+    """Check that who is at work is at work on what the task needs, and once."""
+    at_work = [agent for agent in state.agents.values() if agent.active]
+    assert len(state.agents) - len(at_work) <= ENDED_KEPT
+    assert not (state.final and at_work)
+    kinds = [agent.agent_type for agent in at_work if agent.workstream_id is None]
+    assert len(kinds) == len(set(kinds))
+    for agent in state.agents.values():
+        if agent.run is not None:
+            assert agent.status in (AgentStatus.RUNNING, AgentStatus.AWAITING_INPUT)
+            assert agent.run.run_id == f"t1/_{agent.agent_id}/{agent.attempt}"
+            assert agent.run.run_id not in state.stopping_runs
+        if not agent.active:
+            continue
+        if agent.workstream_id is None:
+            assert AGENT_PHASE[agent.agent_type] is state.phase
+        else:
+            workstream = state.workstreams[agent.workstream_id]
+            assert workstream.agent_id == agent.agent_id
+            assert workstream.status in UNDER_WAY
+    for message in state.open_approvals():
+        asked_by = None if message.approval is None else message.approval.agent_id
+        assert asked_by is None or asked_by in state.agents
+    writes = [a for a in at_work if a.agent_type is AgentType.SPEC_WRITER and a.status is not AgentStatus.PENDING_START]
+    assert (state.spec.generation_status is GenerationStatus.GENERATING) == bool(writes)
 
 
 def check_blocking(state: TaskState) -> None:
@@ -551,6 +663,7 @@ def test_no_task_is_stuck_without_a_reason(task: TaskInput, sequence: list[Step]
             any(isinstance(action, (AttachServer, DetachServer, RunCommand, StopRun, WakeAt)) for action in actions)
             or any(ws.status is WorkstreamStatus.IN_PROGRESS for ws in state.workstreams.values())
             or any(server.status in UNDER_WAY_ON_A_POD for server in state.servers.values())
+            or any(agent.status is AgentStatus.RUNNING for agent in state.agents.values())
         )
         assert somebody_acts or any(item.waits for item in state.inbox.values())
 
@@ -584,6 +697,8 @@ def test_a_task_whose_questions_are_answered_ends(task: TaskInput, outcomes: lis
         elif isinstance(action, RunCommand) and isinstance(action.subject, WorkstreamRun):
             subject = action.subject
             do(_report(subject.ws_id, subject.attempt, remaining.pop() if remaining else "complete"))
+        elif agent := next((a for a in state.agents.values() if a.status is AgentStatus.RUNNING), None):
+            do(_agent_report(agent, remaining.pop() if remaining else "complete"))
         elif matter := next(iter(open_matters(state)), None):
             do(_answer(state, matter.message_id, bool(remaining)))
         elif isinstance(action, WakeAt):
@@ -602,12 +717,24 @@ def _report(ws_id: str, attempt: int | None, outcome: str) -> TaskCommand:
     return FailWorkstream(ws_id=ws_id, attempt=attempt, error="it broke", recoverable=outcome == "recoverable")
 
 
+def _agent_report(agent: Agent, outcome: str) -> TaskCommand:
+    if outcome == "complete":
+        workstream = {"id": "a", "title": "A", "executor": {"type": "signal"}}
+        made = PlanDraft.model_validate({"workstreams": [workstream]})
+        return AgentDone(agent_id=agent.agent_id, text="build it", plan=made)
+    if outcome == "interrupted":
+        return AgentInterrupted(agent_id=agent.agent_id, reason="rebooted")
+    return AgentFailed(agent_id=agent.agent_id, error="it broke", recoverable=outcome == "recoverable")
+
+
 def _answer(state: TaskState, message: str | None, retry: bool) -> TaskCommand:
     if message is not None:
         approval = state.messages[message].approval
         assert approval is not None
         if approval.subject == "transition":
             return GiveApproval(message_id=message, choice="approve")
+        if approval.subject == "agent_failed":
+            return GiveApproval(message_id=message, choice="retry" if retry else "write by hand")
         return GiveApproval(message_id=message, choice="retry" if retry else "skip")
     if state.phase is Phase.SPEC_CLARIFICATION and not state.spec.content:
         return UpdateSpec(content="build it")
