@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.context import open_client
-from cli.output import INTERRUPTED, Format, OutputOption, print_json, print_progress, run_async
+from cli.output import Format, OutputOption, confirm, print_json, print_progress, run_async
 from cli.task import TaskArgument
 from cli.task import app as task_app
 
@@ -134,18 +134,10 @@ async def _remove(going: "Deletable") -> None:
 
 
 def _confirm(going: "Deletable", yes: bool, more: str) -> None:
-    if yes:
-        return
     what = f"task {going.task} and its whole history ({_runs(len(going.runs))}) from the Temporal server"
-    if not sys.stdin.isatty():
-        raise typer.BadParameter(f"this would delete {what}: say --yes")
-    try:
-        sure = typer.confirm(f"This deletes {what}. {more} Delete it?", err=True)
-    except typer.Abort:
-        sure = False
-    if not sure:
-        print_progress("nothing was deleted")
-        raise typer.Exit(INTERRUPTED)
+    if not yes:
+        refusal = f"this would delete {what}: say --yes"
+        confirm(f"This deletes {what}. {more} Delete it?", refusal=refusal, left="nothing was deleted")
 
 
 def _contents(exported: "Export") -> str:

@@ -119,7 +119,8 @@ def _shapes() -> Iterator[str]:
     )
     yield (
         "- `podctl explain COMMAND`: `command`, `meaning`, `senders`, `phases`, `growing`, `fields`, `shapes`, "
-        "`example`, `rejections`; without COMMAND a list of them. `podctl task send`: `task`, `command`, `command_id`, `status`."
+        "`example`, `rejections`; without COMMAND a list of them. `podctl task send`: `task`, `command`, `command_id`, "
+        "`status`."
     )
     yield (
         "- `podctl export`, `podctl task archive`: `task`, `file`, `events`, `runs`, `missing_through` (events up to "

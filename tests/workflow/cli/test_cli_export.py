@@ -128,7 +128,6 @@ async def test_deleting_says_what_it_does_and_asks(podctl: CommandLine, working:
     assert "say --yes" in asked.errors
     assert (await podctl.json("task", "show", finished))["phase"] == "completed"
     assert "(1 run) are deleted" in (await podctl("task", "delete", finished, "--yes")).output
-    await gone(working, finished)
 
 
 async def closed(client: PodctlClient, task: str) -> None:
