@@ -29,6 +29,7 @@ from domain.task.models import TaskConfig, TaskState
 from podctl.client import NoWorker, PodctlClient
 from podctl.embedded import DYNAMIC_CONFIGURATION, temporal_program
 from podctl.events import read_log
+from podctl.export import ReplayDiffers, export_task, replay_export
 from podctl.history import take_in
 from remote.ssh import SshPool
 from simulator.api import SimulatedMachine
@@ -244,7 +245,13 @@ workstreams:
     assert said([*log.events]) == live
     assert followed == [*log.events]
     assert Counter(message.content for message in state.messages.values())["once"] == 1
-    assert len(await run_ids(short_runs, task.workflow_id)) >= 3
+    export = await export_task(podctl, task.id)
+    assert len(export.runs) == len(await run_ids(short_runs, task.workflow_id)) >= 3
+    assert (await replay_export(export)).events == len(log.events)
+    # What a run began with is part of what is compared: it is where the run before it ended.
+    other = export.model_copy(update={"runs": (export.runs[0], *export.runs[2:])})
+    with pytest.raises(ReplayDiffers, match="the state at the end of run 1"):
+        await replay_export(other)
     # Everything that the Web UI shows has come along, but for the static summary, which Temporal drops.
     described = await task.handle.describe()
     assert described.status is WorkflowExecutionStatus.COMPLETED
@@ -312,6 +319,8 @@ async def test_what_is_past_retention_is_said(
         whole = await podctl.log(task.workflow_id)
         forgetful = Client(short_runs.service_client, interceptors=[Retention(first_run)])
         log = await read_log(forgetful, task.workflow_id)
+        export = await export_task(PodctlClient(forgetful), task.id)
+        assert (await replay_export(export)).missing_through == log.missing_through
     kept = len(whole.events) - log.missing_through
     assert 0 < kept < len(whole.events)
     assert list(log.events) == list(whole.events[log.missing_through :])
