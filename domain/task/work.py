@@ -176,6 +176,8 @@ def fail_workstream(change: Change, command: FailWorkstream) -> None:
         retry_at=until.isoformat(),
     )
     _close_questions(change, command.ws_id, "the attempt has failed")
+    # What it depends on may have been taken up again, and have failed, while it ran.
+    reblock(change)
 
 
 def workstream_interrupted(change: Change, command: WorkstreamInterrupted) -> None:

@@ -297,3 +297,12 @@ def test_what_outsiders_work_on_is_handed_back_when_the_plan_changes() -> None:
     assert driver.statuses() == {"a": "pending"}
     assert driver.state.plan is not None
     assert driver.state.plan.approval is None
+
+
+def test_an_attempt_that_is_tried_again_is_blocked_where_what_it_depends_on_has_failed_meanwhile() -> None:
+    driver = executing("e", "c: e")
+    driver.complete("e")
+    driver.do(RetryWorkstream(ws_id="e"))
+    driver.do(InterruptWorkstream(ws_id="e"))
+    driver.do(FailWorkstream(ws_id="c", error="no room", recoverable=True))
+    assert driver.statuses() == {"e": "failed", "c": "blocked"}
