@@ -109,7 +109,7 @@ async def _watch_live(task: str) -> None:
     from rich.console import Console
     from rich.live import Live
 
-    from cli.render import task_view
+    from cli.render_task import task_view
     from podctl.live import follow_task
 
     console = Console()

@@ -1,4 +1,4 @@
-"""What people see of tasks, pods, model servers and events: rich renderables made of the models, nothing asked."""
+"""What people see of pods, model servers and events: rich renderables made of the models, nothing asked."""
 
 from __future__ import annotations
 
@@ -15,53 +15,52 @@ if TYPE_CHECKING:
     from domain.entity import Event
     from domain.gpu.models import GpuPodState
     from domain.gpu.setup import Setup
-    from domain.task.models import Plan, Review, Spec, TaskState, Workstream
     from podctl.listing import OrphanRow, ServerRow
 
 #: Columns for a pipe: no line of ours is longer.
 _PIPE_WIDTH = 100_000
 
-_GOOD = "green"
-_BUSY = "cyan"
-_WAITS = "yellow"
-_BAD = "red"
-_QUIET = "dim"
+GOOD = "green"
+BUSY = "cyan"
+WAITS = "yellow"
+BAD = "red"
+QUIET = "dim"
 
 #: Phases, states of workstreams, model servers, pods and processes, results of checks. Others have no colour.
 _COLOURS = {
-    "attached": _GOOD,
-    "completed": _GOOD,
-    "done": _GOOD,
-    "ok": _GOOD,
-    "ready": _GOOD,
-    "reachable": _GOOD,
-    "running": _GOOD,
-    "in_progress": _BUSY,
-    "wip": _BUSY,
-    "granted": _BUSY,
-    "workstream_execution": _BUSY,
-    "launching": _BUSY,
-    "loading": _BUSY,
-    "stopping": _BUSY,
-    "awaiting_input": _WAITS,
-    "blocked": _WAITS,
-    "requested": _WAITS,
-    "interrupted": _WAITS,
-    "unreachable": _WAITS,
-    "unhealthy": _WAITS,
-    "memory_unexplained": _WAITS,
-    "warning": _WAITS,
-    "failed": _BAD,
-    "gone": _BAD,
-    "lost": _BAD,
-    "pending": _QUIET,
-    "todo": _QUIET,
-    "rejected": _QUIET,
-    "skipped": _QUIET,
-    "stopped": _QUIET,
-    "released": _QUIET,
-    "cancelled": _QUIET,
-    "new": _QUIET,
+    "attached": GOOD,
+    "completed": GOOD,
+    "done": GOOD,
+    "ok": GOOD,
+    "ready": GOOD,
+    "reachable": GOOD,
+    "running": GOOD,
+    "in_progress": BUSY,
+    "wip": BUSY,
+    "granted": BUSY,
+    "workstream_execution": BUSY,
+    "launching": BUSY,
+    "loading": BUSY,
+    "stopping": BUSY,
+    "awaiting_input": WAITS,
+    "blocked": WAITS,
+    "requested": WAITS,
+    "interrupted": WAITS,
+    "unreachable": WAITS,
+    "unhealthy": WAITS,
+    "memory_unexplained": WAITS,
+    "warning": WAITS,
+    "failed": BAD,
+    "gone": BAD,
+    "lost": BAD,
+    "pending": QUIET,
+    "todo": QUIET,
+    "rejected": QUIET,
+    "skipped": QUIET,
+    "stopped": QUIET,
+    "released": QUIET,
+    "cancelled": QUIET,
+    "new": QUIET,
 }
 
 
@@ -102,186 +101,35 @@ def cell_text(text: str) -> Text:
     return Text(plain(text), style=_COLOURS.get(text, ""))
 
 
+#: A column whose cells are no longer than this stays whole; wider ones share what room there is.
+_SHORT = 16
+
+
 def columns(headers: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
-    """Return rows in columns without lines, as ``docker ps`` shows them; the last column may wrap."""
+    """Return rows in columns without lines, as ``docker ps`` shows them; long cells go over several lines."""
     from rich.table import Table
     from rich.text import Text
 
+    cells = [[cell if isinstance(cell, Text) else Text(plain(cell)) for cell in row] for row in rows]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for position, header in enumerate(headers):
-        table.add_column(header, no_wrap=position < len(headers) - 1, overflow="fold")
-    for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(plain(cell)) for cell in row))
+        widest = max((row[position].cell_len for row in cells), default=0)
+        table.add_column(header, no_wrap=widest <= _SHORT, overflow="fold")
+    for row in cells:
+        table.add_row(*row)
     return table
 
 
-# -- tasks --------------------------------------------------------------------------------------------------------
-
-
-def task_view(state: TaskState, *, documents: bool) -> RenderableType:
-    """Return a task; with ``documents`` also the text of its spec and plan."""
-    from rich.console import Group
-
-    parts: list[RenderableType] = [_task_heading(state), *_waits(state)]
-    parts += _document("Spec", state.spec, state.spec.content if documents else "")
-    if state.plan is not None:
-        parts += _document("Plan", state.plan, state.plan.summary)
-    if state.review.revision:
-        parts += _document("Review", state.review, "")
-    if state.plan is not None and state.plan.workstreams:
-        parts += _section("Workstreams", workstreams_table(state))
-    if state.servers:
-        parts += _section("Model servers", _attached_servers(state))
-    if documents and state.messages:
-        parts += _section("Messages", _messages(state))
-    if state.refusals:
-        parts += _section("Refused", _refusals(state))
-    return Group(*parts)
-
-
-def workstreams_table(state: TaskState) -> Table:
-    """Return the workstreams in plan order: status, time taken, what each follows and what came of it."""
-    drafts = state.plan.workstreams if state.plan else {}
-    rows = []
-    for name, draft in drafts.items():
-        workstream = state.workstreams.get(name)
-        rows.append(
-            (
-                name,
-                state_text(workstream.status if workstream else "pending"),
-                _time_taken(workstream) if workstream else "",
-                str(workstream.attempt) if workstream else "",
-                ", ".join(draft.depends_on),
-                draft.executor.type,
-                f"{draft.title}{_outcome(workstream)}",
-            )
-        )
-    return columns(("ID", "STATUS", "TIME", "ATTEMPT", "AFTER", "BY", "WHAT"), rows)
-
-
-def _task_heading(state: TaskState) -> RenderableType:
-    from rich.text import Text
-
-    gates = ", ".join(f"{gate} {mode}" for gate, mode in state.config.gates)
-    heading = Text()
-    heading.append(state.task_id, style="bold")
-    heading.append(f"  {plain(state.title)}\n")
-    heading.append_text(state_text(state.phase))
-    heading.append(f" for {duration((datetime.now(UTC) - state.phase_since).total_seconds())}")
-    heading.append(
-        f", created by {plain(state.created_by)} {ago(state.created_at)}; gates: {gates}; "
-        f"at most {state.config.max_concurrent} workstreams at once",
-        style=_QUIET,
-    )
-    if state.cancelled_by:
-        reason = f": {plain(state.cancel_reason)}" if state.cancel_reason else ""
-        heading.append(f"\ncancelled by {plain(state.cancelled_by)}{reason}", style=_WAITS)
-    return heading
-
-
-def _waits(state: TaskState) -> list[RenderableType]:
-    from rich.text import Text
-
-    from domain.task.waits import notify_failures, waits_for
-
-    parts: list[RenderableType] = []
-    for name, lines in (("Waits for", waits_for(state)), ("Nobody was told", notify_failures(state))):
-        if lines:
-            parts += _section(name, Text("\n".join(f"- {plain(line)}" for line in lines)))
-    return parts
-
-
-def _document(name: str, subject: Spec | Plan | Review, markdown: str) -> list[RenderableType]:
-    from rich.padding import Padding
-    from rich.text import Text
-
-    if not subject.revision:
-        return [Text(f"\n{name}: not written yet", style="bold")]
-    heading = Text(f"\n{name}", style="bold")
-    heading.append(f"  revision {subject.revision}, {subject.digest}", style="not bold")
-    if subject.approval is not None:
-        named = "" if subject.approval.revision_named else ", revision not named"
-        heading.append(
-            f", approved by {plain(subject.approval.by)} {ago(subject.approval.at)}{named}", style=f"not bold {_GOOD}"
-        )
-    elif subject.rejection is not None:
-        heading.append(
-            f", sent back by {plain(subject.rejection.by)}: {plain(subject.rejection.comment)}",
-            style=f"not bold {_WAITS}",
-        )
-    else:
-        heading.append(", not approved", style=f"not bold {_WAITS}")
-    return [heading, Padding(_formatted(markdown), (0, 0, 0, 2))] if markdown.strip() else [heading]
-
-
-def _formatted(markdown: str) -> RenderableType:
-    """Return markdown as a terminal shows it, and as it was written for a pipe."""
-    import sys
-
-    from rich.markdown import Markdown
-    from rich.text import Text
-
-    return Markdown(plain(markdown)) if sys.stdout.isatty() else Text(plain(markdown))
-
-
-def _section(name: str, content: RenderableType) -> list[RenderableType]:
+def section(name: str, content: RenderableType) -> list[RenderableType]:
+    """Return ``content`` under a heading."""
     from rich.padding import Padding
     from rich.text import Text
 
     return [Text(f"\n{name}", style="bold"), Padding(content, (0, 0, 0, 2))]
 
 
-def _attached_servers(state: TaskState) -> Table:
-    return columns(
-        ("NAME", "POD", "STATE", "SINCE", "MODEL", "DETAIL"),
-        (
-            (server.name, server.pod, state_text(server.status), ago(server.since), server.model, server.detail)
-            for server in state.servers.values()
-        ),
-    )
-
-
-def _messages(state: TaskState) -> Table:
-    rows = []
-    for message in state.messages.values():
-        approval = message.approval
-        answer = ""
-        if approval is not None:
-            answer = " | ".join(approval.options)
-            if approval.answer is not None:
-                answer = f"{approval.answer.choice} ({approval.answer.by})"
-            elif approval.closed is not None:
-                answer = approval.closed
-        rows.append((message.message_id, message.type, message.author, ago(message.posted_at), answer, message.content))
-    return columns(("ID", "TYPE", "FROM", "WHEN", "ANSWER", "TEXT"), rows)
-
-
-def _refusals(state: TaskState) -> Table:
-    return columns(
-        ("WHEN", "FROM", "WHAT", "CODE", "WHY"),
-        ((ago(refusal.at), refusal.by, refusal.command, refusal.code, refusal.message) for refusal in state.refusals),
-    )
-
-
-def _time_taken(workstream: Workstream) -> str:
-    if workstream.started_at is None:
-        return ""
-    return duration(((workstream.completed_at or datetime.now(UTC)) - workstream.started_at).total_seconds())
-
-
-def _outcome(workstream: Workstream | None) -> str:
-    if workstream is None:
-        return ""
-    if workstream.blocking_on:
-        return f" (blocked by {', '.join(workstream.blocking_on)})"
-    if workstream.error:
-        return f" ({_first_line(workstream.error)})"
-    if workstream.completed_by and workstream.result is not None and workstream.result.run is None:
-        return f" ({workstream.completed_by}: {_first_line(workstream.result.text) or 'done'})"
-    return ""
-
-
-def _first_line(text: str) -> str:
+def first_line(text: str) -> str:
+    """Return the beginning of a text's first line."""
     return text.strip().partition("\n")[0][:160]
 
 
@@ -301,24 +149,24 @@ def pod_view(state: GpuPodState, servers: Sequence[ServerRow]) -> RenderableType
     heading.append("  ")
     heading.append_text(state_text(pod_state(state)))
     heading.append(f" since {state.since:%Y-%m-%d %H:%M:%S} UTC ({ago(state.since)})")
-    heading.append(f"\n{plain(state.ssh.command)}", style=_QUIET)
+    heading.append(f"\n{plain(state.ssh.command)}", style=QUIET)
     parts: list[RenderableType] = [heading]
     note = unreachable_note(state)
     if note:
-        parts.append(Text(note, style=_WAITS))
+        parts.append(Text(note, style=WAITS))
     if state.setup is not None:
-        parts += _section("Setup", _setup(state, state.setup))
+        parts += section("Setup", _setup(state, state.setup))
     if state.inventory is not None:
-        parts += _section("Machine", _machine(state))
-        parts += _section("GPUs", _gpus(state))
+        parts += section("Machine", _machine(state))
+        parts += section("GPUs", _gpus(state))
     if servers:
         table = terminal_table(*without_empty(SERVER_COLUMNS, [server_cells(row) for row in servers]), cut={"model"})
-        parts += _section("Model servers", table)
+        parts += section("Model servers", table)
     if state.orphans:
         from podctl.listing import orphan_rows
 
         table = terminal_table(orphan_columns(), [orphan_cells(row) for row in orphan_rows(state)])
-        parts += _section(f"Launches of no server here, left alone (podctl pods reap {state.name})", table)
+        parts += section(f"Launches of no server here, left alone (podctl pods reap {state.name})", table)
     return Group(*parts)
 
 
@@ -418,7 +266,7 @@ def _setup(state: GpuPodState, setup: Setup) -> RenderableType:
         heading.append(f"\nmodels in {plain(state.models_path)}")
     parts: list[RenderableType] = [heading, setup_table(setup, note(state, setup, ""))]
     if setup.failure is not None:
-        parts.append(Text(plain(f"What to do: {setup.failure.advice}"), style=_WAITS))
+        parts.append(Text(plain(f"What to do: {setup.failure.advice}"), style=WAITS))
     return Group(*parts)
 
 
@@ -466,11 +314,11 @@ def event_line(event: Event) -> Text:
     from rich.text import Text
 
     line = Text()
-    line.append(f"{event.sequence:>5}  ", style=_QUIET)
-    line.append(f"{event.at.astimezone():%Y-%m-%d %H:%M:%S}  ", style=_QUIET)
+    line.append(f"{event.sequence:>5}  ", style=QUIET)
+    line.append(f"{event.at.astimezone():%Y-%m-%d %H:%M:%S}  ", style=QUIET)
     line.append(f"{event.type:<24}", style=_COLOURS.get(event.type.rpartition("_")[2], ""))
     client = f" ({plain(event.client)})" if event.client else ""
-    line.append(f"  {plain(event.by)}{client}", style=_QUIET)
+    line.append(f"  {plain(event.by)}{client}", style=QUIET)
     carried = _carried(event.payload)
     if carried:
         line.append(f"  {carried}")
@@ -483,7 +331,7 @@ def _carried(payload: Mapping[str, Any]) -> str:
         if value is None or value in ("", [], {}):
             continue
         text = value if isinstance(value, str) else _compact(value)
-        parts.append(f"{name}={_first_line(plain(text))}")
+        parts.append(f"{name}={first_line(plain(text))}")
     return " ".join(parts)
 
 

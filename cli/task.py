@@ -1,4 +1,4 @@
-"""`podctl task create | list | show | logs | move | evaluate | cancel`."""
+"""`podctl task create | list | show | config | logs | move | evaluate | cancel`."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -28,6 +28,17 @@ class PhaseName(StrEnum):
     WORKSTREAM_EXECUTION = "workstream_execution"
     REVIEW = "review"
     COMPLETED = "completed"
+
+
+class AnyPhase(StrEnum):
+    """Where a task can be."""
+
+    SPEC_CLARIFICATION = "spec_clarification"
+    PLANNING = "planning"
+    WORKSTREAM_EXECUTION = "workstream_execution"
+    REVIEW = "review"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
 
 
 def register(parent: typer.Typer) -> None:
@@ -75,29 +86,48 @@ def create(  # noqa: PLR0913  # a command has as many parameters as options
 
 
 @app.command("list")
-def list_tasks(*, output: OutputOption = Format.TABLE) -> None:
-    """List tasks, the newest first. Needs no worker."""
+def list_tasks(
+    *,
+    phase: Annotated[AnyPhase | None, typer.Option(help="Only those in this phase.")] = None,
+    needs_approval: Annotated[
+        bool, typer.Option("--needs-approval", help="Only those that wait for a person's decision.")
+    ] = False,
+    everything: Annotated[bool, typer.Option("--all", "-A", help="Those that are over, too.")] = False,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """List tasks that are not over, the newest first. Needs no worker."""
     from cli.render import ago
     from podctl.listing import task_row
 
+    over = phase in {AnyPhase.COMPLETED, AnyPhase.CANCELLED}
+
     async def read() -> "list[TaskRow]":
-        return [task_row(summary) for summary in await (await open_client()).tasks()]
+        client = await open_client()
+        found = await client.tasks(
+            phase=phase.value if phase else None, needs_approval=needs_approval, running=not (everything or over)
+        )
+        return [task_row(summary) for summary in found]
 
     rows = run_async(read(), when_interrupted="nothing was changed: `podctl task list` again")
     if output is Format.JSON:
         print_json(rows)
         return
+    chosen = phase is not None or needs_approval
     print_table(
         ("task", "phase", "done", "begun", "title", "waits for"),
         [(r.task, r.phase, r.progress, ago(r.created_at), r.title, next(iter(r.waits_for), "")) for r in rows],
-        empty='there are no tasks yet: podctl task create "TITLE" --spec FILE --plan FILE',
+        empty="there is no such task"
+        if chosen
+        else "no task is under way (--all lists those that are over); begin one: "
+        'podctl task create "TITLE" --spec FILE --plan FILE',
     )
 
 
 @app.command()
 def show(task: TaskArgument, *, output: OutputOption = Format.TABLE) -> None:
     """Show a task: what it waits for, its spec and plan, workstreams, model servers, messages."""
-    from cli.render import print_view, task_view
+    from cli.render import print_view
+    from cli.render_task import task_view
     from podctl.listing import task_document
 
     state = run_async(_read(task), when_interrupted=f"nothing was changed: `podctl task show {task}` again")
@@ -105,6 +135,36 @@ def show(task: TaskArgument, *, output: OutputOption = Format.TABLE) -> None:
         print_json(task_document(state))
     else:
         print_view(task_view(state, documents=True))
+
+
+@app.command()
+def config(
+    task: TaskArgument,
+    *,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="gates.plan=auto, max_concurrent=5, …")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="All settings anew, from YAML; what it leaves out is default.")
+    ] = None,
+    by: AsOption = None,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Show a task's settings, as YAML that --file takes; or change them, also while it runs."""
+    from domain.task.commands import ChangeConfig
+    from podctl.task_input import changed_config, config_text
+
+    before = run_async(_read(task), when_interrupted="nothing was changed").config
+    if not changes and file is None:
+        if output is Format.JSON:
+            print_json(before)
+        else:
+            print(config_text(before), end="")
+        return
+    after = changed_config(before, file, changes or [])
+    names = [name for name in type(after).model_fields if getattr(after, name) != getattr(before, name)]
+    told = f"changed {', '.join(names)}" if names else "settings are as they were"
+    tell(task, ChangeConfig(config=after), told, by=by, output=output)
 
 
 @app.command()

@@ -139,11 +139,20 @@ class PodctlClient:
             raise TypeError(type(state).__name__)
         return state
 
-    async def tasks(self, *, needs_approval: bool = False, limit: int = 1_000) -> list[Summary]:
-        """Return the tasks that the server lists, newest first. Needs no worker."""
-        return await self._list(
-            names.TASK_POD, TASK_WORKFLOW_PREFIX, " AND PodctlNeedsApproval = true" if needs_approval else "", limit
-        )
+    async def tasks(
+        self, *, phase: str | None = None, needs_approval: bool = False, running: bool = False, limit: int = 1_000
+    ) -> list[Summary]:
+        """Return the tasks that the server lists, newest first: all, or those of which all that is asked is true.
+
+        Needs no worker.
+        """
+        conditions = {
+            f' AND PodctlPhase = "{phase}"': phase is not None,
+            " AND PodctlNeedsApproval = true": needs_approval,
+            ' AND ExecutionStatus = "Running"': running,
+        }
+        condition = "".join(words for words, wanted in conditions.items() if wanted)
+        return await self._list(names.TASK_POD, TASK_WORKFLOW_PREFIX, condition, limit)
 
     async def describe_task(self, task_id: str) -> WorkflowExecutionDescription:
         """Return what the server knows of a task's newest run. Raises ``NotFound``. Needs no worker."""

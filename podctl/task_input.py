@@ -1,16 +1,18 @@
 """What a person says of a new task, made into what the task begins with."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from domain.errors import BadInput
 from domain.ids import check_name, slug
-from domain.task.config_file import read_config
+from domain.task.config_file import expand_agents, read_config
 from domain.task.models import GateMode, Gates, PlanDraft, TaskConfig, TaskInput
 from domain.task.plan_file import read_plan
+from domain.task.yaml_file import expanded
 from podctl.client import new_command_id
 
 #: Bytes of a file that are read at all; the rules' own limits are lower and name what is too long.
@@ -55,6 +57,34 @@ def task_config(file: Path | None, *, gates: str = "", max_concurrent: int | Non
     if max_concurrent is not None:
         settings["max_concurrent"] = max_concurrent
     return _checked(TaskConfig, settings)
+
+
+def changed_config(config: TaskConfig, file: Path | None, changes: Sequence[str]) -> TaskConfig:
+    """Return settings, those of a file in their place where one is given, with ``gates.plan=auto`` and the like on top.
+
+    Raises BadInput that names file, line and field, or the setting that cannot be used.
+    """
+    settings = (config if file is None else read_config_file(file)).model_dump(mode="json")
+    for change in changes:
+        name, equals, value = change.partition("=")
+        *groups, last = name.strip().split(".")
+        group: Any = settings
+        for part in groups:
+            group = group.get(part) if isinstance(group, dict) else None
+        if not equals or not isinstance(group, dict) or last not in group:
+            known = ", ".join(group if isinstance(group, dict) else settings)
+            raise BadInput(f"--set {change!r} names no setting: write KEY=VALUE; there are {known}")
+        try:
+            group[last] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise BadInput(f"--set {change!r}: the value is not YAML: {str(error).splitlines()[0]}") from error
+    return _checked(TaskConfig, expanded(settings, "agents", expand_agents))
+
+
+def config_text(config: TaskConfig) -> str:
+    """Return settings as a YAML file that ``read_config`` reads."""
+    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return text
 
 
 def _checked(model: type[M], given: Mapping[str, object]) -> M:

@@ -12,10 +12,10 @@ def read_config(text: str, source_name: str) -> TaskConfig:
     A setting that the file does not name has its default.
     """
     file = read_yaml(text, source_name, kind="a config", fields="settings such as 'gates' and 'max_concurrent'")
-    return file.validated(TaskConfig, expanded(file.data, "agents", _expand))
+    return file.validated(TaskConfig, expanded(file.data, "agents", expand_agents))
 
 
-def _expand(agents: Any) -> Any:  # noqa: ANN401 - whatever the file says
+def expand_agents(agents: Any) -> Any:  # noqa: ANN401 - whatever the file says
     """Return the agents with the short form ``planner: signal`` written out."""
     for agent in TaskAgents.model_fields:
         agents = expanded(agents, agent, expand_executor)

@@ -1,5 +1,6 @@
 """What a task waits for, and the podctl command that moves it on."""
 
+import shlex
 from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple
 
@@ -260,7 +261,8 @@ def _message_matter(state: TaskState, message: Message) -> Matter:
     else:
         failed = approval.subject == "workstream_failed"
         kind = InboxKind.WORKSTREAM_FAILED if failed else InboxKind.NEEDS_APPROVAL
-        command = f"podctl signal approve {state.task_id} --message {message.message_id} --choice {approval.options[0]}"
+        choice = shlex.quote(approval.options[0])
+        command = f"podctl signal approve {state.task_id} --message {message.message_id} --choice {choice}"
         text = f"{preview(message.content)} (choose {' | '.join(approval.options)})"
     return Matter(f"message/{message.message_id}", kind, text, command, message.message_id, message.workstream_id)
 

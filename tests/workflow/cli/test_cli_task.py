@@ -117,6 +117,74 @@ async def test_the_inbox_is_ones_own_unread_first_and_needs_no_task_to_answer(
     assert "nothing waits for nobody" in (await podctl("inbox", "--as", "nobody")).output
 
 
+async def test_the_list_has_what_is_asked_for(podctl: CommandLine, task: str, unique: Callable[[str], str]) -> None:
+    over, work = unique("task"), unique("task")
+    await podctl("task", "create", "Nothing yet", "--id", work)
+    await podctl("task", "create", "Over", "--id", over)
+    await podctl("task", "cancel", over)
+    mine = {task, over, work}
+
+    async def listed(*options: str) -> set[str]:
+        return mine & {row["task"] for row in await podctl.json("task", "list", *options)}
+
+    async def settled() -> bool:
+        return await listed() == {task, work} and await listed("--needs-approval") == {task}
+
+    await eventually(settled, "the server's list has all three")
+    assert await listed("--all") == mine
+    assert await listed("--phase", "cancelled") == {over}
+    assert await listed("--phase", "spec_clarification") == {task, work}
+    assert await listed("--phase", "spec_clarification", "--needs-approval") == {task}
+
+
+async def test_settings_are_shown_and_changed_while_the_task_runs(
+    podctl: CommandLine, task: str, tmp_path: Path
+) -> None:
+    shown = await podctl("task", "config", task)
+    assert "max_concurrent: 3\n" in shown.output
+    changed = await podctl(
+        *("task", "config", task, "--as", "bob", "--set", "max_concurrent=5", "--set", "gates.plan=auto"),
+        *("--set", "agents.planner=signal", "--set", "notify=[/bin/true, now]", "--set", "escalate_to=bob"),
+    )
+    assert changed.output == f"task {task}: changed gates, agents, max_concurrent, notify, escalate_to, by bob\n"
+    config = await podctl.json("task", "config", task)
+    assert (config["max_concurrent"], config["gates"]["plan"], config["escalate_to"]) == (5, "auto", "bob")
+    assert config["notify"] == ["/bin/true", "now"]
+    assert config["agents"]["planner"] == {"type": "signal"}
+    file = tmp_path / "config.yaml"
+    file.write_text(shown.output)
+    await podctl("task", "config", task, "--file", str(file))
+    assert (await podctl("task", "config", task)).output == shown.output
+    for wrong, told in (
+        ("max_concurrent=many", "max_concurrent: Input should be a valid integer"),
+        ("max_concurent=5", "names no setting: write KEY=VALUE; there are gates, agents"),
+        ("gates.pln=auto", "there are spec, plan, execution, review"),
+        ("gates.plan=maybe", "gates.plan: Input should be"),
+        ("notify=[", "the value is not YAML"),
+        ("max_concurrent", "write KEY=VALUE"),
+    ):
+        assert told in (await podctl("task", "config", task, "--set", wrong, status=2)).errors
+    assert (await podctl("task", "config", task)).output == shown.output
+
+
+async def test_a_task_fits_a_terminal_of_eighty_columns_and_says_first_what_it_waits_for(
+    podctl: CommandLine, task: str
+) -> None:
+    for gate in ("spec", "plan"):
+        await podctl("signal", f"approve-{gate}", task)
+    await podctl("signal", "message", task, "which colour? " * 20, "--type", "question")
+    async with podctl.on_terminal("task", "show", task, columns=80) as terminal:
+        assert await terminal.ended() == 0
+        lines = terminal.text.splitlines()
+    assert max(len(line) for line in lines) <= 80
+    waits = next(number for number, line in enumerate(lines) if line.strip() == "Waits for")
+    assert waits < 6
+    shown = "\n".join(lines)
+    assert f"podctl signal message {task} 'ANSWER' --reply-to m-1" in shown
+    for whole in ("first", "in progress", "pending", "Second (after first; by signal)"):
+        assert whole in shown
+
+
 async def test_the_inbox_can_be_watched(podctl: CommandLine, unique: Callable[[str], str]) -> None:
     me, task = unique("ann"), unique("task")
     async with podctl.started("inbox", "--watch", "--as", me) as watching:
