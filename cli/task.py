@@ -170,12 +170,12 @@ def config(
 @app.command()
 def logs(
     task: TaskArgument,
-    workstream: Annotated[str, typer.Argument(metavar="WORKSTREAM", help="The workstream's id.")],
+    workstream: Annotated[str, typer.Argument(metavar="WORKSTREAM", help="The workstream's id, or an agent's.")],
     *,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it ends.")] = False,
     tail: Annotated[int | None, typer.Option(min=0, metavar="N", help="Only the last N lines.")] = None,
 ) -> None:
-    """Show the output of a workstream's newest attempt, read on the pod where it ran."""
+    """Show the output of a workstream's newest attempt, or of an agent, read on the pod where it ran."""
     from cli.log_output import Part, copy_log, open_logs
     from podctl.task_runs import run_place
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from domain.errors import Rejected
 from domain.ids import run_id
 from domain.task.models import CommandExecutor, TaskState
+from domain.task.runs import agent_run_id
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,13 @@ def run_place(state: TaskState, ws_id: str) -> RunPlace:
     Raises Rejected: ``workstream_not_found`` (says what there is), ``no_output`` for work that people do, and
     ``not_started``.
     """
+    agent = state.agents.get(ws_id)
+    if agent is not None:
+        if not isinstance(agent.executor, CommandExecutor) or agent.executor.pod is None:
+            raise Rejected("no_output", f"agent {ws_id!r} works outside of podctl, which has no log of it")
+        if agent.started_at is None:
+            raise Rejected("not_started", f"agent {ws_id!r} has not started yet: it waits for a free slot")
+        return RunPlace(pod=agent.executor.pod, run_id=agent_run_id(state.task_id, ws_id, agent.attempt))
     drafts = state.plan.workstreams if state.plan else {}
     action = state.actions.get(ws_id)
     if ws_id not in drafts and action is not None and action.run is not None:

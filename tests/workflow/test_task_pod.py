@@ -30,7 +30,7 @@ def diamond(pod: str) -> str:
     return f"""
 summary: a diamond
 model_servers:
-  - {{name: coder, model: {MODEL}, pod: {pod}}}
+  - {{name: coder, model: {MODEL}, pod: {pod}, restart: on-failure, idle_ttl: 30m}}
 workstreams:
   - id: ask
     title: Ask the model
@@ -98,6 +98,7 @@ async def test_a_diamond_of_commands_runs_on_the_model_server_its_plan_names(tas
     results = {name: ws.result.text for name, ws in state.workstreams.items() if ws.result}
     server = (await pod.state()).servers["coder"]
     assert server.plan
+    assert (server.request.restart, server.request.idle_ttl) == ("on-failure", 1800.0)
     url, model, key_length, name = results["ask"].split()
     assert (url, model) == (f"http://{pod.machine.address}:{server.plan.port}/v1", MODEL)
     assert int(key_length) > 20
