@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from domain.errors import Rejected
 
@@ -143,4 +143,12 @@ def check_size(state: EntityState, parts: Mapping[str, Any]) -> None:
         "state_too_large",
         f"this would make the state {size:,} bytes, the limit is {STATE_LIMIT:,}; {largest} takes about "
         f"{sizes.get(largest, size):,} of them",
+    )
+
+
+def problems(error: ValidationError) -> str:
+    """Return what is wrong with a message from outside, field by field and in few words; it may quote anything."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(
+        ": ".join(filter(None, (".".join(str(part)[:60] for part in e["loc"]), e["msg"][:200]))) for e in found[:5]
     )

@@ -17,6 +17,7 @@ from temporalio import workflow
 from temporalio.common import RawValue, SearchAttributeUpdate
 from temporalio.exceptions import ApplicationError, FailureError, is_cancelled_exception
 
+from workflows.incoming import decode, envelope_of_update
 from workflows.summaries import fitted
 
 with workflow.unsafe.imports_passed_through():
@@ -89,7 +90,7 @@ class View(Generic[S]):
 class Rules(Generic[S]):
     """The pure rules of one kind of entity."""
 
-    envelope: Callable[..., Any]
+    envelope: type[Any]
     #: Refuse what a kind of sender outside may not say.
     check_sender: Callable[[Any, Sender], None]
     apply: Callable[[S, Any, datetime], tuple[S, tuple[Event, ...]]]
@@ -130,23 +131,25 @@ class Entity(Generic[S]):
 
     # -- messages ------------------------------------------------------------------------------------------------
 
-    def check(self, envelope: Envelope) -> None:
-        """Raise ``ApplicationError`` if the rules refuse the command now; the state is only read."""
+    def check(self, name: str, arguments: Sequence[RawValue]) -> None:
+        """Raise ``ApplicationError`` if an update is none, or the rules refuse it now; the state is only read."""
         try:
+            envelope = envelope_of_update(self._rules.envelope, name, arguments)
             self._rules.check_sender(envelope, Sender.PERSON)
             now = workflow.now()
             self._checked = (self.state, envelope, now, self._rules.apply(self.state, envelope, now))
         except Rejected as rejected:
             raise _refused(rejected) from rejected
 
-    async def execute(self, envelope: Envelope) -> Outcome:
-        """Apply a command and return what became of it. Raises ``ApplicationError`` if it is refused.
+    async def execute(self, name: str, arguments: Sequence[RawValue]) -> Outcome:
+        """Apply an update's command and return what became of it. Raises ``ApplicationError`` if it is refused.
 
         What arrived before it goes first; from then on nothing is awaited, so that two commands cannot interleave.
         """
         if self._waiting:
             await workflow.wait_condition(lambda: not self._waiting)
         try:
+            envelope = envelope_of_update(self._rules.envelope, name, arguments)
             self._accept(envelope)
         except Rejected as rejected:
             raise _refused(rejected) from rejected
@@ -172,7 +175,7 @@ class Entity(Generic[S]):
         command_id = f"signal-{workflow.info().run_id[:8]}-{len(self.signal_command_ids) + 1}"
         by = "unknown"
         try:
-            parsed = self._rules.command_from_signal(name, [_decode(argument) for argument in arguments])
+            parsed = self._rules.command_from_signal(name, [decode(argument) for argument in arguments])
             command_id, by = parsed.command_id or command_id, parsed.by
             envelope = self._rules.envelope(command_id=command_id, by=by, command=parsed.command)
             self._rules.check_sender(envelope, parsed.sender)
@@ -348,10 +351,3 @@ class Entity(Generic[S]):
 
 def _refused(rejected: Rejected) -> ApplicationError:
     return ApplicationError(rejected.message, type=rejected.code, non_retryable=True)
-
-
-def _decode(argument: RawValue) -> object:
-    try:
-        return workflow.payload_converter().from_payload(argument.payload)
-    except Exception as error:  # any converter, any error: whatever it is, the payload is not ours
-        raise Rejected("wrong_payload", f"the payload is not JSON: {str(error)[:200]}") from error

@@ -68,6 +68,17 @@ class EntityWorkflow(Generic[S]):
         """Take in a signal. Never awaits."""
         self.entity.signal(name, arguments)
 
+    # For the same reason; what is no command at all would be refused in the SDK's words, not in ours.
+    @workflow.update(dynamic=True, description=f"{names.EXECUTE}: carry out a command; refused ones leave no trace")
+    async def execute(self, name: str, arguments: Sequence[RawValue]) -> Outcome:
+        """Apply a command and return its outcome."""
+        return await self.entity.execute(name, arguments)
+
+    @execute.validator
+    def check(self, name: str, arguments: Sequence[RawValue]) -> None:
+        """Refuse a command before it enters the history."""
+        self.entity.check(name, arguments)
+
     @workflow.query(name=names.STATE, description="The state, without the ledger of command ids")
     def state(self) -> JsonValue:
         """Return the state for readers."""

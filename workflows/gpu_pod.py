@@ -16,7 +16,6 @@ from workflows.search_attributes import GPU_POD, MODEL, STATE
 with workflow.unsafe.imports_passed_through():
     from pydantic import BaseModel, JsonValue
 
-    from domain.entity import Outcome
     from domain.errors import Rejected
     from domain.gpu import commands, rules, schedule, summary
     from domain.gpu.commands import Envelope
@@ -79,16 +78,6 @@ class GpuPodWorkflow(EntityWorkflow[GpuPodState]):
         """Run until the pod is removed and everybody who has to know does."""
         if not await self.entity.run(self._perform):
             workflow.continue_as_new(PodStart(state=self.entity.state).model_dump(mode="json"))
-
-    @workflow.update(name=names.EXECUTE, description="Carry out a command; refused ones leave no trace")
-    async def execute(self, envelope: Envelope) -> Outcome:
-        """Apply a command and return its outcome."""
-        return await self.entity.execute(envelope)
-
-    @execute.validator
-    def check(self, envelope: Envelope) -> None:
-        """Refuse a command before it enters the history."""
-        self.entity.check(envelope)
 
     async def _perform(self, action: schedule.Action) -> Sequence[BaseModel]:
         """Carry out one action and return the commands that report its outcome."""

@@ -18,7 +18,6 @@ from workflows.task_runs import run_command, stop_run
 with workflow.unsafe.imports_passed_through():
     from pydantic import BaseModel, JsonValue
 
-    from domain.entity import Outcome
     from domain.task import commands, rules, schedule, signals, summary
     from domain.task.briefing import briefing_for_run
     from domain.task.commands import Envelope
@@ -76,16 +75,6 @@ class TaskPodWorkflow(EntityWorkflow[TaskState]):
         """Run until the task is final and everything it used is released."""
         if not await self.entity.run(self._perform):
             workflow.continue_as_new(TaskStart(state=self.entity.state).model_dump(mode="json"))
-
-    @workflow.update(name=names.EXECUTE, description="Carry out a command; refused ones leave no trace")
-    async def execute(self, envelope: Envelope) -> Outcome:
-        """Apply a command and return its outcome."""
-        return await self.entity.execute(envelope)
-
-    @execute.validator
-    def check(self, envelope: Envelope) -> None:
-        """Refuse a command before it enters the history."""
-        self.entity.check(envelope)
 
     @workflow.query(name=names.BRIEFING, description="What the program of a run is told; null: no such run is wanted")
     def briefing(self, run_id: str) -> JsonValue:

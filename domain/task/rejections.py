@@ -86,6 +86,7 @@ REJECTIONS: dict[str, str] = {
     "unknown_dependency": "A workstream of the plan depends on one that is not in it.",
     "unknown_server": "A command names a model server that the plan does not have.",
     "unknown_signal": "There is no signal of that name.",
+    "unknown_update": "There is no update of that name; there is `execute`.",
     "workstream_already_finished": "The workstream is completed or skipped already.",
     "workstream_not_finished": "The workstream is not completed, failed or skipped yet.",
     "workstream_not_found": "The plan has no such workstream, or it is not there yet.",
@@ -95,7 +96,7 @@ REJECTIONS: dict[str, str] = {
     "workstreams_running": "Something of the task still runs.",
     "wrong_agent_type": "An agent of type workstream names its workstream, and only one of that type.",
     "wrong_argument_count": "A signal came with no, or more than one, argument.",
-    "wrong_payload": "A signal's input is not the JSON object that it takes.",
+    "wrong_payload": "The input of a signal or update is not the JSON object that it takes.",
 }
 #: Codes that every command can meet, whatever it is about.
 COMMON = ("already_terminal", "invalid_phase", "not_allowed", "state_too_large")

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from domain.entity import Sender, Value
+from domain.entity import Sender, Value, problems
 from domain.errors import Rejected
 from domain.task.commands import (
     AgentDone,
@@ -203,15 +203,10 @@ def command_from_signal(name: str, arguments: list[object]) -> SignalCommand:
         # Through JSON, so that exactly what JSON can say is accepted, and nothing that Python objects can.
         payload = payload_type.model_validate_json(json.dumps(argument))
     except ValidationError as error:
-        raise Rejected("wrong_payload", f"{name}: {_problems(error)}; {expected}") from error
+        raise Rejected("wrong_payload", f"{name}: {problems(error)}; {expected}") from error
     except (TypeError, ValueError, RecursionError) as error:
         raise Rejected("wrong_payload", f"{name}: not JSON: {str(error)[:200]}; {expected}") from error
     return SignalCommand(command_id=payload.command_id, by=payload.by, command=payload.command(), sender=payload.sender)
-
-
-def _problems(error: ValidationError) -> str:
-    found = error.errors(include_url=False, include_context=False, include_input=False)
-    return "; ".join(f"{'.'.join(str(part)[:60] for part in e['loc'])}: {e['msg'][:200]}" for e in found[:5])
 
 
 def _kind(value: object) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import JsonValue
 from temporalio.api.sdk.v1 import WorkflowMetadata
-from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, WorkflowUpdateFailedError
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 
@@ -460,13 +460,30 @@ async def test_a_flood_of_large_refused_signals_does_not_outgrow_the_state(tasks
     await no_workflow_task_failed(task)
 
 
-async def test_a_malformed_update_is_refused_and_the_task_goes_on(tasks: Tasks) -> None:
+UPDATES: list[tuple[str, list[Any], str, str]] = [
+    (names.EXECUTE, [], "wrong_argument_count", "0 arguments"),
+    (names.EXECUTE, [1, 2], "wrong_argument_count", "2 arguments"),
+    (names.EXECUTE, [raw(b"{")], "wrong_payload", "Invalid JSON"),
+    (names.EXECUTE, [raw(b"\x00\xff", "binary/plain")], "wrong_payload", "something else than JSON"),
+    (names.EXECUTE, [None], "wrong_payload", "expected is one JSON object"),
+    (names.EXECUTE, [{"command_id": "x", "by": "ann"}], "wrong_payload", "command: Field required"),
+    (names.EXECUTE, [{"command_id": "x", "by": "ann", "command": {"type": "nonsense"}}], "wrong_payload", "'nonsense'"),
+    (names.EXECUTE, [{"command_id": "x", "by": "", "command": {"type": "evaluate"}}], "wrong_payload", "by: "),
+    ("exekute", [{}], "unknown_update", "'exekute'"),
+]
+
+
+async def test_a_malformed_update_is_refused_with_words_and_the_task_goes_on(tasks: Tasks) -> None:
     task = await tasks.create(BY_SIGNAL)
-    for arguments in ([], [raw(b"{")], [{"command_id": "x", "by": "ann", "command": {"type": "nonsense"}}], [1, 2]):
-        with pytest.raises(Exception, match=r"Workflow update failed"):
-            await task.handle.execute_update(names.EXECUTE, args=arguments)
+    for name, arguments, code, words in UPDATES:
+        with pytest.raises(WorkflowUpdateFailedError) as refused:
+            await task.handle.execute_update(name, args=arguments)
+        cause = refused.value.cause
+        assert isinstance(cause, ApplicationError)
+        assert (cause.type, words in cause.message) == (code, True), (name, arguments, cause)
     await task.ok("approve-spec")
     await no_workflow_task_failed(task)
+    assert (await history_types(task.podctl.temporal, task.workflow_id))["WORKFLOW_EXECUTION_UPDATE_ACCEPTED"] == 0
 
 
 @pytest.mark.parametrize(
