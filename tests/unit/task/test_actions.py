@@ -224,6 +224,16 @@ def test_a_program_with_a_model_server_runs_while_that_is_ready() -> None:
     assert running.server_launch == "gpu1/coder/1"
 
 
+def test_a_model_server_is_kept_for_as_long_as_a_granted_program_uses_it() -> None:
+    driver = serving({"id": "a", "executor": {"type": "command", "argv": ["make"], "server": "coder"}})
+    propose(driver, run(pod=None, server="coder"))
+    driver.do(GrantAction(action_id="action-1"))
+    driver.complete("a")
+    assert "detach/coder" not in driver.wanted()
+    ended(driver, result=Result(run=RunResult(exit_code=0)))
+    assert "detach/coder" in driver.wanted()
+
+
 def test_a_secret_is_refused() -> None:
     driver = executing("a")
     with_token = RequestAction.model_validate({"action": run("curl", "hf_" + "a" * 34)})

@@ -93,7 +93,7 @@ def test_a_plan_is_read_back_as_it_was(written: PlanDraft) -> None:
 @given(plans())
 def test_pyyamls_own_parser_reads_it_so_too(written: PlanDraft) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(yaml_file, "_LOADER", yaml.SafeLoader)
+        patch.setattr(yaml_file, "FAST_LOADER", yaml.SafeLoader)
         assert read_plan(plan_text(written), "plan.yaml") == written
 
 

@@ -2,15 +2,30 @@
 
 from domain.entity import STATE_LIMIT
 from domain.task.commands import (
+    ActionEnded,
     CancelTask,
+    CommentItem,
     CompleteWorkstream,
+    CreateTracker,
     Evaluate,
+    GrantAction,
     PostMessage,
+    RequestAction,
     RequestApproval,
     UpdateSpec,
 )
 from domain.task.encoded_size import encoded_size
-from domain.task.models import Phase, Result
+from domain.task.models import (
+    SCHEDULER,
+    CommandExecutor,
+    Phase,
+    Result,
+    RunAction,
+    RunResult,
+    TrackerItem,
+    TrackerPhase,
+)
+from domain.task.tracker import ITEM_LIMIT
 from tests.unit.task.support import Driver, executing, plan
 
 
@@ -40,6 +55,27 @@ def test_what_only_the_history_needs_is_shed_first() -> None:
     assert size(driver) < STATE_LIMIT
     completed = [event for event in driver.events if event.type == "workstream_completed"]
     assert len(str(completed[-1].payload)) > 4_000
+
+
+def test_a_full_board_and_open_actions_leave_room_for_decisions() -> None:
+    driver = executing("a")
+    items = tuple(TrackerItem(item_id=f"i{number}", summary="x" * 200) for number in range(ITEM_LIMIT))
+    driver.do(CreateTracker(phases=(TrackerPhase(phase_id="p", name="P", items=items),)))
+    argv = ("x" * 4_000, "y" * 4_000)
+    for _ in range(50):
+        driver.apply(RequestAction(action=RunAction(executor=CommandExecutor(argv=argv, pod="gpu1"))))
+    remarks = [CommentItem(item_id=item.item_id, content="y" * 2_000) for item in items]
+    # Only the newest of each item are needed, and their beginnings, once there is no more room.
+    for remark in remarks * 3:
+        driver.apply(remark)
+    assert encoded_size(driver.state) == size(driver) < STATE_LIMIT
+    for action_id in list(driver.state.actions):
+        driver.apply(GrantAction(action_id=action_id))
+        result = Result(text="z" * 4_096, run=RunResult(exit_code=0))
+        driver.apply(ActionEnded(action_id=action_id, result=result), by=SCHEDULER)
+        assert size(driver) < STATE_LIMIT
+    driver.do(CancelTask())
+    assert driver.phase() is Phase.CANCELLED
 
 
 def test_thousands_of_commands_are_remembered_up_to_a_limit() -> None:
