@@ -23,16 +23,20 @@ from cli import (
     logs,
     models,
     output,
+    plan,
     pod_import,
     pod_setup,
     pods,
     reap,
+    schema,
     servers,
     shell,
     signals,
     simulate,
+    spec,
     system,
     task,
+    threads,
     tracker,
     workstreams,
 )
@@ -87,6 +91,10 @@ for group in (
     export,
     tracker,
     actions,
+    spec,
+    plan,
+    threads,
+    schema,
 ):
     group.register(app)
 

@@ -1,5 +1,6 @@
 """What a person says of a new task, made into what the task begins with."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -121,13 +122,31 @@ def read_plan_file(path: Path) -> PlanDraft:
     return read_plan(read_text(path), str(path))
 
 
+def read_input(path: Path) -> str:
+    """Return a file's text, or that of standard input for ``-``. BadInput as ``read_text``."""
+    if str(path) == "-":
+        return _text(sys.stdin.buffer.read(FILE_LIMIT + 1), "standard input")
+    return read_text(path)
+
+
 def read_text(path: Path) -> str:
     """Return a file's text. BadInput names the file if it cannot be read, is no text, or too large for anything."""
     try:
-        if path.stat().st_size > FILE_LIMIT:
-            raise BadInput(f"{path} is larger than {FILE_LIMIT:,} bytes")
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            return _text(file.read(FILE_LIMIT + 1), str(path))
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _text(data: bytes, source: str) -> str:
+    if len(data) > FILE_LIMIT:
+        raise BadInput(
+            f"{source} is larger than {FILE_LIMIT:,} bytes; put the bulk into files that the workstreams can read and "
+            "name them"
+        )
+    try:
+        return data.decode("utf-8").removeprefix("\N{BOM}")
     except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+        line = data.count(b"\n", 0, error.start) + 1
+        column = error.start - data.rfind(b"\n", 0, error.start)
+        raise BadInput(f"{source}:{line}:{column}: this is not UTF-8 text: {error.reason}") from error

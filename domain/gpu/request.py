@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, ValidationError
+from pydantic import BeforeValidator, Field, StringConstraints, ValidationError, WithJsonSchema
 
 from domain.entity import Value
 from domain.errors import BadInput, Rejected
@@ -50,8 +50,13 @@ def parse_seconds(value: object) -> object:
     return value
 
 
-Memory = Annotated[float, BeforeValidator(parse_memory), Field(gt=0, le=1)]
-Context = Annotated[int, BeforeValidator(parse_context), Field(ge=1, le=100_000_000)]
+def _also_text(kind: str) -> WithJsonSchema:
+    """Return what a JSON schema says of a number that people may also write with a unit."""
+    return WithJsonSchema({"anyOf": [{"type": kind}, {"type": "string"}]}, mode="validation")
+
+
+Memory = Annotated[float, BeforeValidator(parse_memory), Field(gt=0, le=1), _also_text("number")]
+Context = Annotated[int, BeforeValidator(parse_context), Field(ge=1, le=100_000_000), _also_text("integer")]
 #: Seconds between TERM and KILL. The drain that vLLM is given is derived from it.
 Grace = Annotated[float, BeforeValidator(parse_seconds), Field(ge=0, le=3600)]
 IdleTtl = Annotated[float, BeforeValidator(parse_seconds), Field(gt=0, le=31_536_000)]

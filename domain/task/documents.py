@@ -45,7 +45,7 @@ def update_spec(change: Change, command: UpdateSpec) -> None:
     before = change.state
     parts = [command.content, *command.requirements, *command.acceptance_criteria]
     whole = "\0".join(parts)
-    check_length("the spec", whole, SPEC_LIMIT, "put the bulk into a file that the workstreams can read and name it")
+    check_spec(whole)
     change.set(
         spec=Spec(
             content=command.content,
@@ -62,6 +62,11 @@ def update_spec(change: Change, command: UpdateSpec) -> None:
     change.emit("spec_updated", revision=spec.revision, digest=spec.digest, bytes=len(whole.encode()))
     threads.follow(change, "spec", before)
     agents.written_by_hand(change, AgentType.SPEC_WRITER)
+
+
+def check_spec(text: str) -> None:
+    """Raise ``Rejected('content_too_long')`` for a spec that is over its limit, lists included."""
+    check_length("the spec", text, SPEC_LIMIT, "put the bulk into a file that the workstreams can read and name it")
 
 
 def update_plan(change: Change, command: UpdatePlan) -> None:

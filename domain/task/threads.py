@@ -30,6 +30,11 @@ def document_revision(state: TaskState, document: Document) -> int:
     return state.spec.revision if document == "spec" else state.review.report_revision
 
 
+def thread_not_found(state: TaskState, thread_id: str) -> Rejected:
+    """Return the refusal of what is said of a thread that is not there; it names those that are."""
+    return Rejected("thread_not_found", f"there is no review thread {thread_id!r}; {names(state.review_threads)}")
+
+
 def comment_on(change: Change, command: CommentOn) -> None:
     """Begin a thread. The text it is about is looked for in the newest revision, whichever was read."""
     _check_content(command.content)
@@ -161,9 +166,7 @@ def _put(change: Change, thread: ReviewThread) -> None:
 def _thread(change: Change, thread_id: str) -> ReviewThread:
     thread = change.state.review_threads.get(thread_id)
     if thread is None:
-        raise Rejected(
-            "thread_not_found", f"there is no review thread {thread_id!r}; {names(change.state.review_threads)}"
-        )
+        raise thread_not_found(change.state, thread_id)
     return thread
 
 
