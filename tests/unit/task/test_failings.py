@@ -23,6 +23,7 @@ from domain.task.commands import (
     ApproveSpec,
     ApproveTransition,
     CancelTask,
+    ChangeConfig,
     CompleteWorkstream,
     CreateTracker,
     Envelope,
@@ -39,6 +40,7 @@ from domain.task.commands import (
     RunStopped,
     SetItemStatus,
     SkipWorkstream,
+    StartWorkstream,
     UpdatePlan,
     UpdateSpec,
     WorkstreamInterrupted,
@@ -52,6 +54,7 @@ from domain.task.models import (
     Result,
     RunAction,
     RunResult,
+    TaskConfig,
     TaskInput,
     TrackerPhase,
     WorkstreamDraft,
@@ -199,10 +202,16 @@ def test_5_a_guard_is_checked_again_when_the_approval_arrives() -> None:
     driver.refused("no_pending_transition", ApproveTransition())
     assert driver.phase() is Phase.WORKSTREAM_EXECUTION
 
-    driver = executing("a", "b")
+    # What was possible when it was asked for need not be possible any more.
+    driver = executing("a", command("b"), max_concurrent=1)
     driver.do(RequestTransition(to=Phase.PLANNING, reason="another plan"))
-    [question] = driver.state.open_approvals()
-    driver.do(GiveApproval(message_id=question.message_id, choice="approve"))
+    driver.do(ChangeConfig(config=TaskConfig(max_concurrent=2)))
+    driver.do(StartWorkstream(ws_id="b"))
+    assert runs(driver)
+    driver.refused("workstreams_running", ApproveTransition())
+    assert driver.phase() is Phase.WORKSTREAM_EXECUTION
+    driver.do(CompleteWorkstream(ws_id="b"))
+    driver.do(ApproveTransition())
     assert driver.phase() is Phase.PLANNING
 
 
