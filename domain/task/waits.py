@@ -263,7 +263,11 @@ def _message_matter(state: TaskState, message: Message) -> Matter:
         kind = InboxKind.WORKSTREAM_FAILED if failed else InboxKind.NEEDS_APPROVAL
         choice = shlex.quote(approval.options[0])
         command = f"podctl signal approve {state.task_id} --message {message.message_id} --choice {choice}"
-        text = f"{preview(message.content)} (choose {' | '.join(approval.options)})"
+        shown = preview(message.content)
+        if approval.subject == "action" and shown.endswith("…"):
+            # Nobody grants what they have not read: that page says all of it, and how to decide.
+            command = f"podctl action show {state.task_id} {approval.action_id}"
+        text = f"{shown} (choose {' | '.join(approval.options)})"
     return Matter(f"message/{message.message_id}", kind, text, command, message.message_id, message.workstream_id)
 
 

@@ -7,7 +7,7 @@ import pytest
 from domain.task.commands import CreateTracker, GrantAction, RejectAction, RequestAction
 from domain.task.models import CommandExecutor, RemoveItem, RunAction, TrackerItem, TrackerPhase
 from podctl.client import Refused
-from tests.workflow.support import SimulatedPod, Task, Tasks, history_types
+from tests.workflow.support import SimulatedPod, Task, Tasks, eventually, history_types
 
 PLAN = "workstreams: [{id: docs, title: Docs, executor: signal}]"
 PEOPLE = [f"person-{number}" for number in range(10)]
@@ -77,6 +77,27 @@ async def test_what_fails_is_not_repeated(tasks: Tasks, pod: SimulatedPod, argv:
     assert state.actions["action-1"].status == "failed"
     assert state.actions["action-1"].error
     assert any(item.kind == "blocker_raised" for item in state.inbox.values())
+
+
+async def test_a_run_whose_end_nobody_saw_is_left_to_a_person(tasks: Tasks, pod: SimulatedPod) -> None:
+    task = await tasks.create(PLAN)
+    begun = pod.machine.folder / "home" / task.id
+    argv = ("sh", "-c", f'echo begun >> "$HOME/{task.id}"; sleep 1000')
+    request = RequestAction(action=RunAction(executor=CommandExecutor(argv=argv, pod=pod.name)))
+    await task.podctl.execute_task(task.id, request, by="bob")
+    await task.ok("approve", message_id="m-1", choice="grant")
+
+    async def runs() -> bool:
+        return begun.exists()
+
+    await eventually(runs, "the program runs")
+    await pod.machine.reboot()
+    state = await task.until(lambda s: not s.actions["action-1"].open, "the action is over")
+    assert state.actions["action-1"].status == "interrupted"
+    assert "may have taken effect" in state.actions["action-1"].error
+    assert any("propose it again" in message.content for message in state.messages.values())
+    assert begun.read_text() == "begun\n"
+    await pod.machine.reachable()
 
 
 async def test_a_pod_that_nobody_knows_fails_the_action(tasks: Tasks) -> None:

@@ -64,6 +64,15 @@ def test_a_proposal_asks_a_person() -> None:
     assert any("remove item party" in reason for reason in waits_for(driver.state))
 
 
+def test_what_is_too_long_to_be_read_in_the_inbox_is_shown_before_it_is_granted() -> None:
+    driver = executing("a")
+    propose(driver, run("echo", "short"))
+    propose(driver, run("echo", "x" * 200, "; rm -rf everything"))
+    commands = {item.message_id: item.command for item in driver.state.inbox.values()}
+    assert commands["m-1"] == "podctl signal approve t1 --message m-1 --choice grant"
+    assert commands["m-2"] == "podctl action show t1 action-2"
+
+
 @pytest.mark.parametrize("how", ["grant_action", "give_approval", "approve"])
 def test_a_grant_is_the_same_however_it_is_said(how: str) -> None:
     driver = tracked()

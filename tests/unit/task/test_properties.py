@@ -128,6 +128,7 @@ from domain.task.schedule import (
 from domain.task.serving import REPORTED
 from domain.task.summary import listed_items, memo, search_values, summary_markdown
 from domain.task.threads import document_revision, document_text
+from domain.task.tracker import find_item, owner_of
 from domain.task.waits import open_matters, waits_for
 from tests.unit.task.support import START, check_decision, check_events
 
@@ -497,7 +498,13 @@ def check_event(event: Event, before: TaskState, runs: set[str]) -> None:
         assert before.plan is not None
         depends_on = before.plan.workstreams[name].depends_on
         assert all(before.workstreams[dependency].status in SATISFIED for dependency in depends_on)
-    if event.type in ("workstream_started", "agent_started"):
+    if event.type == "tracker_item_status_changed":
+        owner = owner_of(before, find_item(before, str(event.payload["item"])))
+        agent = before.workstreams[owner].agent_id if owner in before.workstreams else None
+        assert owner in (None, event.payload["workstream"]) or event.by == agent
+    if event.type in ("tracker_item_added", "tracker_item_updated", "tracker_item_removed"):
+        assert any(action.status == "requested" for action in before.actions.values()), "only by a grant"
+    if event.type in ("workstream_started", "agent_started", "action_approval_granted"):
         run_id = event.payload["run_id"]
         if run_id is not None:
             assert run_id not in runs
