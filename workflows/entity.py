@@ -210,7 +210,7 @@ class Entity(Generic[S]):
             if self._waiting:
                 self._take_signals()
             self._changed = False
-            wake_at = self._advance(perform)
+            wake = self._advance(perform)
             self._show()
             settled = self._rules.is_settled(self.state) and not self._in_flight
             if not self._waiting and not self._once and (settled or workflow.info().is_continue_as_new_suggested()):
@@ -218,12 +218,13 @@ class Entity(Generic[S]):
                 if not self._waiting:
                     return settled
                 continue
-            timeout = None if wake_at is None else max(wake_at - workflow.now(), _AT_ONCE)
+            timeout = None if wake is None else max(wake.at - workflow.now(), _AT_ONCE)
+            summary = fitted("the next decision" if wake is None else wake.reason)
             if self._waiting:
                 # A timer ends this workflow task; the next one has room again.
-                timeout = _AT_ONCE
+                timeout, summary = _AT_ONCE, "the next signals"
             try:
-                await workflow.wait_condition(lambda: self._changed, timeout=timeout, timeout_summary="next decision")
+                await workflow.wait_condition(lambda: self._changed, timeout=timeout, timeout_summary=summary)
             except TimeoutError:
                 continue
             except asyncio.CancelledError:
@@ -242,7 +243,7 @@ class Entity(Generic[S]):
         except Rejected as rejected:
             workflow.logger.info("cancellation refused: %s", rejected)
 
-    def _advance(self, perform: Callable[[Any], Awaitable[Sequence[BaseModel]]]) -> datetime | None:
+    def _advance(self, perform: Callable[[Any], Awaitable[Sequence[BaseModel]]]) -> Any:  # noqa: ANN401 - the rules' own type of it
         """Let the rules decide, start what they want, end what they no longer want; return when to look again."""
         actions = self._decide()
         wanted = {action.key: action for action in actions if action.type != "wake_at"}
@@ -256,7 +257,7 @@ class Entity(Generic[S]):
                         continue  # the next run begins it
                     self._once.add(key)
                 self._in_flight[key] = asyncio.create_task(self._carry_out(action, perform))
-        return min((action.at for action in actions if action.type == "wake_at"), default=None)
+        return min((action for action in actions if action.type == "wake_at"), key=lambda wake: wake.at, default=None)
 
     def _decide(self) -> Sequence[Any]:
         now = workflow.now()

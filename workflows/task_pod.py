@@ -21,6 +21,7 @@ with workflow.unsafe.imports_passed_through():
     from domain.task import commands, rules, schedule, signals, summary
     from domain.task.briefing import briefing_for_run
     from domain.task.commands import Envelope
+    from domain.task.details import summary_markdown
     from domain.task.models import TaskState
     from workflows.messages import (
         AttachInput,
@@ -53,7 +54,11 @@ RULES: Rules[TaskState] = Rules(
     on_cancel=lambda reason: commands.CancelTask(reason=reason or "cancellation requested"),
     once=frozenset({"notify"}),
 )
-VIEW: View[TaskState] = View(memo=summary.memo, search_attributes=_search_attributes, details=summary.summary_markdown)
+VIEW: View[TaskState] = View(
+    memo=summary.memo,
+    search_attributes=_search_attributes,
+    details=lambda state: summary_markdown(state, workflow.info().namespace),
+)
 
 
 @workflow.defn(name=names.TASK_POD)

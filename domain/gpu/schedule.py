@@ -121,6 +121,8 @@ class WakeAt(Value):
     type: Literal["wake_at"] = "wake_at"
     key: str
     at: datetime
+    #: What is due then, in words.
+    reason: str = "the next decision"
 
 
 class Command(Value):

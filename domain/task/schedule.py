@@ -142,6 +142,8 @@ class WakeAt(Value):
     type: Literal["wake_at"] = "wake_at"
     key: str
     at: datetime
+    #: What is due then, in words.
+    reason: str
 
 
 Action = Annotated[
@@ -161,7 +163,7 @@ def next_actions(state: TaskState, now: datetime) -> tuple[Action, ...]:
         # A decision stands for one situation: made once, it is not made again, whatever became of it.
         actions.extend(decision for decision in decisions if decision.command_id not in state.ledger)
         if times:
-            actions.append(_wake(min(times)))
+            actions.append(_wake(state, min(times)))
     return tuple(actions)
 
 
@@ -340,5 +342,15 @@ def _command(name: str, command: TaskCommand) -> Command:
     return Command(key=name, command_id=f"podctl/{name}", command=command)
 
 
-def _wake(at: datetime) -> WakeAt:
-    return WakeAt(key=f"wake/{at.isoformat()}", at=at)
+def _wake(state: TaskState, at: datetime) -> WakeAt:
+    return WakeAt(key=f"wake/{at.isoformat()}", at=at, reason=next(_due(state, at), "the next decision"))
+
+
+def _due(state: TaskState, at: datetime) -> Iterator[str]:
+    """Yield, in words, what is due then."""
+    yield from (f"{ws.ws_id} is tried again" for ws in state.workstreams.values() if ws.cooldown_until == at)
+    yield from (f"{a.agent_type.replace('_', ' ')} starts" for a in state.agents.values() if a.cooldown_until == at)
+    if state.cooldown_until == at:
+        yield "the next start"
+    after = timedelta(seconds=state.config.escalate_after_seconds or 0)
+    yield from (f"{item.item_id} is escalated" for item in state.inbox.values() if item.created_at + after == at)

@@ -1,26 +1,21 @@
-"""What of a task is shown where only Temporal is at hand: Markdown for the Web UI, memo, search attributes."""
+"""What of a task can be read and searched without a worker: memo and search attributes."""
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from pydantic import JsonValue
 
 from domain.entity import Value
-from domain.task.models import SATISFIED, InboxItem, InboxKind, ServerStatus, TaskState, WorkstreamStatus
+from domain.task.models import SATISFIED, InboxItem, InboxKind, TaskState
 from domain.task.readiness import drafts
-from domain.task.waits import notify_failures, waits_for, waits_for_no_person
+from domain.task.waits import waits_for_no_person
 
-#: Workstreams listed one by one; the Web UI is no place for five hundred lines on every change.
-_LISTED = 60
 #: Of what the memo holds: each change of it stands in the history.
 _MEMO_REASONS = 3
 _MEMO_ITEMS = 10
 _MEMO_NEWS = 3
 #: Bytes of a search attribute's value. Temporal takes 2,048, and a workflow that sets a longer one is stuck.
 _SEARCH_VALUE_LIMIT = 2_000
-#: What Markdown would act on.
-_ESCAPES = str.maketrans({character: f"\\{character}" for character in "\\`*[]<>|#!"})
 
 
 class SearchValues(Value):
@@ -114,77 +109,3 @@ def _bounded(values: Iterable[str]) -> tuple[str, ...]:
     while len(json.dumps(kept)) > _SEARCH_VALUE_LIMIT:
         kept = kept[:-1]
     return tuple(kept)
-
-
-def summary_markdown(state: TaskState) -> str:
-    """Return the task at a glance: phase, what waits and what moves it on, workstreams, servers, refusals."""
-    done, total = progress(state)
-    lines = [f"# {_cell(state.title)}", ""]
-    lines.append(f"**{_words(state.phase.value)}** · {done} of {total} workstreams done · task `{state.task_id}`")
-    if state.cancelled_by is not None:
-        reason = f": {_cell(state.cancel_reason)}" if state.cancel_reason else ""
-        lines.append(f"\nCancelled by {_cell(state.cancelled_by)}{reason}")
-    waits = waits_for(state)
-    if waits:
-        lines += ["", "## Waits for", "", *(f"- {_with_code(reason)}" for reason in waits)]
-    if failures := notify_failures(state):
-        lines += ["", "## Nobody was told", "", *(f"- {_cell(failure)}" for failure in failures)]
-    lines += _workstreams(state)
-    if state.servers:
-        lines += ["", "## Model servers", "", "| server | model | pod | state |", "|---|---|---|---|"]
-        lines += [
-            f"| {s.name} | {_cell(s.model)} | {s.pod} | {_words(s.status)}{_detail(s.status, s.detail)} |"
-            for s in state.servers.values()
-        ]
-    if state.refusals:
-        lines += ["", "## Refused", ""]
-        lines += [
-            f"- {r.at:%Y-%m-%d %H:%M:%S} {_cell(r.command)} by {_cell(r.by)}: `{r.code}` {_code(r.message)}"
-            for r in state.refusals[-5:]
-        ]
-    return "\n".join(lines) + "\n"
-
-
-def _workstreams(state: TaskState) -> list[str]:
-    plan = drafts(state)
-    if not plan:
-        return []
-    lines = ["", "## Workstreams", ""]
-    if len(plan) > _LISTED:
-        counts = Counter(ws.status for ws in state.workstreams.values())
-        lines += [", ".join(f"{counts[s]} {_words(s)}" for s in WorkstreamStatus if counts[s]), ""]
-    lines += ["| workstream | title | state | attempt | depends on |", "|---|---|---|---|---|"]
-    for name, draft in list(plan.items())[:_LISTED]:
-        ws = state.workstreams.get(name)
-        status = "planned" if ws is None else _words(ws.status) + (", by hand" if ws.by_hand else "")
-        attempt = "" if ws is None or not ws.attempt else str(ws.attempt)
-        depends = ", ".join(draft.depends_on[:10]) + (" …" if len(draft.depends_on) > 10 else "")
-        lines.append(f"| {name} | {_cell(draft.title)} | {status} | {attempt} | {depends} |")
-    if len(plan) > _LISTED:
-        lines.append(f"\nand {len(plan) - _LISTED} more: `podctl task show {state.task_id}`")
-    return lines
-
-
-def _detail(status: ServerStatus, detail: str) -> str:
-    return f" ({_cell(detail)})" if detail and status is not ServerStatus.RELEASED else ""
-
-
-def _with_code(reason: str) -> str:
-    """Set the command at a reason's end as code."""
-    text, found, command = reason.rpartition(": podctl ")
-    return f"{_cell(text)}: `podctl {command}`" if found else _cell(reason)
-
-
-def _words(value: str) -> str:
-    return value.replace("_", " ")
-
-
-def _code(text: str) -> str:
-    """Return text as code: quotes in an example stay as they can be typed."""
-    return "`" + " ".join(text[:2_000].split())[:300].replace("`", "'") + "`"
-
-
-def _cell(text: str) -> str:
-    """Return text as it may stand in a table's cell: one line, nothing that Markdown would act on."""
-    line = " ".join(text[:2_000].split())[:300]
-    return line.translate(_ESCAPES)

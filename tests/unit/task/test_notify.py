@@ -1,9 +1,9 @@
 """The notify hook: called once for each thing that waits, once more after its escalation, and never in the way."""
 
 from domain.task.commands import ApproveSpec, ChangeConfig, Notified, PostMessage
+from domain.task.details import summary_markdown
 from domain.task.models import SCHEDULER, TaskConfig
 from domain.task.schedule import NOTIFY_AT_ONCE, Notify
-from domain.task.summary import summary_markdown
 from tests.unit.task.support import Driver, executing, plan
 
 HOOK = ("/home/ann/notify", "--loud")

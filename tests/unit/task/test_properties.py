@@ -75,6 +75,7 @@ from domain.task.commands import (
     UpdateSpec,
     WorkstreamInterrupted,
 )
+from domain.task.details import summary_markdown
 from domain.task.encoded_size import encoded_size
 from domain.task.lifecycle import GUARDS
 from domain.task.models import (
@@ -126,7 +127,7 @@ from domain.task.schedule import (
     next_actions,
 )
 from domain.task.serving import REPORTED
-from domain.task.summary import listed_items, memo, search_values, summary_markdown
+from domain.task.summary import listed_items, memo, search_values
 from domain.task.threads import document_revision, document_text
 from domain.task.tracker import find_item, owner_of
 from domain.task.waits import open_matters, waits_for

@@ -23,11 +23,11 @@ from domain.task.commands import (
     ServerChanged,
     TaskCommand,
 )
+from domain.task.details import summary_markdown
 from domain.task.models import Result, ServerStatus, TaskState
 from domain.task.rules import apply
 from domain.task.schedule import next_actions
 from domain.task.signals import EXAMPLES, command_from_signal
-from domain.task.summary import summary_markdown
 from tests.unit.task.support import START, executing
 
 

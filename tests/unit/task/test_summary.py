@@ -4,9 +4,24 @@ import json
 
 from domain.entity import record_refusal
 from domain.errors import Rejected
-from domain.task.commands import CancelTask, FailWorkstream, MarkRead, PostMessage
-from domain.task.models import ModelServerDraft
-from domain.task.summary import listed_items, memo, search_values, summary_markdown
+from domain.task.commands import (
+    ApprovePlan,
+    ApproveSpec,
+    CancelTask,
+    CreateTracker,
+    FailWorkstream,
+    GiveApproval,
+    MarkRead,
+    PostMessage,
+    RegisterAgent,
+    Reject,
+    RequestAction,
+    RequestApproval,
+)
+from domain.task.details import summary_markdown
+from domain.task.models import AgentType, ModelServerDraft, RemoveItem, TrackerItem, TrackerPhase
+from domain.task.schedule import WakeAt
+from domain.task.summary import listed_items, memo, search_values
 from tests.unit.task.support import START, Driver, command, executing, plan, serving
 
 
@@ -58,8 +73,8 @@ def test_the_summary_shows_phase_waits_workstreams_servers_and_refusals() -> Non
     shown = summary_markdown(state)
     assert "**workstream execution** · 0 of 2 workstreams done" in shown
     assert "- workstream a runs on pod gpu1 (attempt 1): `podctl task logs t1 a -f`" in shown
-    assert "| a | A | in progress | 1 |  |" in shown
-    assert "| b | B | pending |  | a |" in shown
+    assert "| a | A | in progress | 1 |  | gpu1 |" in shown
+    assert "| b | B | pending |  | a |  |" in shown
     assert "| coder | org/model | gpu1 | ready |" in shown
     assert "`spec_empty` `no | spec`" in shown
 
@@ -123,3 +138,46 @@ def test_a_search_attribute_never_outgrows_what_temporal_takes() -> None:
     values = search_values(driver.state)
     for value in (values.models, values.gpu_pods):
         assert 1_900 < len(json.dumps(value)) <= 2_048
+
+
+def test_the_summary_says_who_decided_what_with_which_comment_and_links_pods() -> None:
+    driver = Driver(plan(command("a", server="coder"), servers=["coder"]))
+    driver.do(Reject(gate="spec", comment="say | how"), by="bob")
+    assert "| spec revision 1 | sent back | bob | 2026-03-01 12:00:00 | say \\| how |" in summary_markdown(driver.state)
+    driver.do(ApproveSpec(revision=1, comment="now it is clear"), by="eve")
+    driver.do(ApprovePlan(), by="ann")
+    driver.do(RequestApproval(content="red or blue?", options=("red", "blue")), by="bob")
+    driver.do(GiveApproval(message_id="m-2", choice="blue", comment="like the sky"), by="ann")
+    shown = summary_markdown(driver.state, "some space")
+    for line in (
+        "| spec revision 1 | approved | eve | 2026-03-01 12:00:00 | now it is clear |",
+        "| plan revision 1, not named | approved | ann | 2026-03-01 12:00:00 |  |",
+        "| m-2: red or blue? | blue | ann | 2026-03-01 12:00:00 | like the sky |",
+        "| coder | org/model | [gpu1](/namespaces/some%20space/workflows/gpu-pod%2Fgpu1) | wanted |",
+    ):
+        assert line in shown
+
+
+def test_the_summary_shows_agents_tracker_and_actions() -> None:
+    driver = executing("a")
+    driver.do(RegisterAgent(agent_id="writer", agent_type=AgentType.WORKSTREAM, workstream_id="a"), by="writer")
+    item = TrackerItem(item_id="leaflet", summary="A leaflet", status="wip")
+    driver.do(CreateTracker(phases=(TrackerPhase(phase_id="p1", name="Print", eta="May", items=(item,)),)))
+    driver.do(RequestAction(action=RemoveItem(item_id="leaflet"), reason="no money"))
+    shown = summary_markdown(driver.state)
+    for line in (
+        "| writer | workstream of a | running |  |",
+        "| Print | 0 of 1 | May | leaflet |",
+        "| action-1 | remove item (no money) | requested |  |",
+    ):
+        assert line in shown
+
+
+def test_a_timer_says_what_it_is_for() -> None:
+    driver = Driver(plan("a"), escalate_after_seconds=60)
+    assert [action.reason for action in driver.actions() if isinstance(action, WakeAt)] == [
+        "approve/spec/1/0 is escalated"
+    ]
+    driver = executing(command("a"), failure_cooldown_seconds=(5.0,))
+    driver.do(FailWorkstream(ws_id="a", error="it broke", recoverable=True, attempt=1), by="podctl")
+    assert [action.reason for action in driver.actions() if isinstance(action, WakeAt)] == ["a is tried again"]
