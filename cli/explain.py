@@ -110,7 +110,7 @@ def _lines(page: "CommandPage") -> "Iterator[str]":
 
     yield f"COMMAND      {page.command}"
     yield f"WHAT         {page.meaning}"
-    yield f"WHO          {', '.join(page.senders) or 'nobody yet'}"
+    yield f"WHO          {', '.join(page.senders)}"
     yield f"PHASES       {', '.join(page.phases)}"
     yield "REPEATED     counts once: the same command id again changes nothing"
     yield ""

@@ -21,8 +21,8 @@ def read_command(command: str, options: Sequence[str], document: str | None) -> 
         near = get_close_matches(command, COMMANDS, 3)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise BadInput(f"there is no command {command!r}; {hint}podctl explain lists them")
-    rule = RULES.get(kind)
-    if rule is not None and Sender.PERSON not in rule.senders:
+    rule = RULES[kind]
+    if Sender.PERSON not in rule.senders:
         raise BadInput(f"{command} is not a person's to give: {', '.join(sorted(rule.senders))} does it")
     fields = _from_options(command, kind, options)
     if document is not None:

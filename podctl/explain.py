@@ -71,24 +71,24 @@ def explain(command: str) -> CommandPage:
     kind = COMMANDS.get(command)
     if kind is None:
         raise BadInput(f"there is no command {command!r}; podctl explain lists them: {', '.join(COMMANDS)}")
-    rule = RULES.get(kind)
+    rule = RULES[kind]
     schema = kind.model_json_schema()
     return CommandPage(
         command=command,
         meaning=_words(kind),
-        senders=() if rule is None else tuple(sender.value for sender in Sender if sender in rule.senders),
-        phases=() if rule is None else tuple(phase.value for phase in Phase if phase in rule.phases),
-        growing=rule is not None and rule.growing,
+        senders=tuple(sender.value for sender in Sender if sender in rule.senders),
+        phases=tuple(phase.value for phase in Phase if phase in rule.phases),
+        growing=rule.growing,
         fields=tuple(_command_fields(command, kind, schema)),
         shapes=tuple(_shapes(schema)),
         example=example(command),
-        rejections={} if rule is None else {code: REJECTIONS[code] for code in sorted(rejections(rule))},
+        rejections={code: REJECTIONS[code] for code in sorted(rejections(rule))},
     )
 
 
 def pages() -> list[CommandPage]:
-    """Return all about every command that has a rule."""
-    return [explain(command) for command, kind in COMMANDS.items() if kind in RULES]
+    """Return all about every command."""
+    return [explain(command) for command in COMMANDS]
 
 
 def example(command: str) -> dict[str, JsonValue]:

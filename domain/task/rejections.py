@@ -51,7 +51,6 @@ REJECTIONS: dict[str, str] = {
     "no_tracker": "The task has no tracker yet.",
     "not_allowed": "This kind of sender may not give the command, or speaks under podctl's name.",
     "not_approval_request": "The message is no question with options.",
-    "not_available": "The command is not carried out yet.",
     "not_owner": "The item belongs to a workstream, which alone says how far it is.",
     "not_resolved": "The review thread is open.",
     "nothing_to_approve": "Nothing waits for an approval just now.",

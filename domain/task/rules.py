@@ -134,9 +134,7 @@ def apply(state: TaskState, envelope: Envelope, now: datetime) -> tuple[TaskStat
             return state, ()
         raise Rejected(known.code, f"already refused: {known.message}")
     command = envelope.command
-    rule = RULES.get(type(command))
-    if rule is None:
-        raise Rejected("not_available", f"{command.type} is not carried out yet")
+    rule = RULES[type(command)]
     if state.phase not in rule.phases:
         raise _wrong_phase(state, command.type, rule.phases)
     change = Change(state, command_id=envelope.command_id, by=envelope.by, now=now)
@@ -151,8 +149,8 @@ def check_sender(envelope: Envelope, sender: Sender) -> None:
     """
     if envelope.by == SCHEDULER:
         raise Rejected("not_allowed", f"{SCHEDULER!r} is the scheduler's own name; say who you are (--as NAME)")
-    rule = RULES.get(type(envelope.command))
-    if rule is not None and sender not in rule.senders:
+    rule = RULES[type(envelope.command)]
+    if sender not in rule.senders:
         raise Rejected("not_allowed", f"{envelope.command.type} is {_OWNER[Sender.POD in rule.senders]}, not anybody's")
 
 

@@ -10,8 +10,9 @@ from domain.task.command_fields import FIELDS, field_of
 from domain.task.commands import CreateWorkstream, Envelope, MarkRead, SetPriority, SkipWorkstream, UpdateSpec
 from domain.task.models import Priority
 from domain.task.rejections import COMMON, REJECTIONS
+from domain.task.rules import RULES
 from podctl.command_input import read_command
-from podctl.explain import COMMANDS, explain
+from podctl.explain import COMMANDS, explain, pages
 from tools.task_docs import PAGES
 
 ROOT = Path(__file__).parents[3]
@@ -30,6 +31,13 @@ def test_every_field_has_a_meaning_and_the_example_works(command: str) -> None:
     assert page.meaning
     assert page.example["type"] == command
     Envelope.model_validate({"command_id": "c1", "by": "ann", "command": page.example})
+
+
+def test_every_command_has_a_rule_with_senders_and_phases() -> None:
+    assert RULES.keys() == set(COMMANDS.values())
+    for page in pages():
+        assert page.senders
+        assert page.phases
 
 
 def test_no_meaning_is_left_over() -> None:
@@ -67,6 +75,12 @@ def test_the_refusals_of_a_command_are_those_its_rule_can_reach() -> None:
     assert {"invalid_choice", "workstream_not_finished"} <= explain("give_approval").rejections.keys()
     assert "dependency_cycle" in explain("create_workstream").rejections
     assert not explain("evaluate").rejections
+
+
+def test_every_code_of_the_table_belongs_to_a_command_or_to_all() -> None:
+    told = {code for page in pages() for code in page.rejections} | set(COMMON)
+    no_command_yet = {"unknown_signal", "unknown_update", "wrong_argument_count", "wrong_payload"}
+    assert REJECTIONS.keys() - told == no_command_yet
 
 
 def test_fields_are_given_as_options() -> None:
