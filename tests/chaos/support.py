@@ -33,6 +33,8 @@ from simulator.api import Process, SimulatedMachine
 
 T = TypeVar("T")
 
+_REPOSITORY = Path(__file__).parents[2]
+
 #: Seconds until a condition that does not come is a failure. Far above what it takes, several tests at once included:
 #: a dead worker's activities are handed on after 12 s, its workflow tasks after 10 s.
 PATIENCE = 120.0
@@ -56,13 +58,13 @@ async def eventually(ask: Callable[[], Awaitable[T | None]], what: str, patience
 class WorkerProcess:
     """A real worker in a process of its own, on a task queue of its own."""
 
-    def __init__(self, address: str, task_queue: str, folder: Path) -> None:
+    def __init__(self, address: str, task_queue: str, folder: Path, module: str = "worker", *arguments: str) -> None:
         self._log = folder / f"worker-{uuid.uuid4().hex[:8]}.log"
         self.process = start_detached(
-            [sys.executable, "-P", "-m", "worker", "--task-queue", task_queue],
+            [sys.executable, "-P", "-m", module, "--task-queue", task_queue, *arguments],
             log=self._log,
             folder=folder,
-            environment={**os.environ, "TEMPORAL_ADDRESS": address},
+            environment={**os.environ, "TEMPORAL_ADDRESS": address, "PYTHONPATH": str(_REPOSITORY)},
         )
 
     def owns(self, identity: str) -> bool:

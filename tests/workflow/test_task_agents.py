@@ -1,5 +1,7 @@
 """Agents against a real Temporal server: programs on a pod write the plan, people and programs outside report."""
 
+from pydantic import JsonValue
+
 from domain.task.models import TaskConfig
 from podctl.task_runs import RunPlace, run_place
 from tests.workflow.support import SimulatedPod, Task, Tasks, eventually
@@ -83,7 +85,7 @@ async def test_agents_outside_report_by_signal(tasks: Tasks) -> None:
     assert refused.code == "content_empty"
     await task.ok("agent-result", agent="spec-writer-1", status="completed", text="# It")
     await task.ok("approve-spec", revision=1)
-    plan = {"workstreams": [{"id": "a", "title": "A", "executor": {"type": "signal"}}]}
+    plan: JsonValue = {"workstreams": [{"id": "a", "title": "A", "executor": {"type": "signal"}}]}
     await task.ok("agent-result", agent="planner-2", status="failed", error="no idea")
     state = await task.until(
         lambda state: any(a.attempt == 2 and a.status == "running" for a in state.agents.values()), "it is tried again"
