@@ -90,6 +90,9 @@ FIELDS: dict[str, Field] = {
         "The workstream, as a plan file says it.", {"id": "docs", "title": "The docs", "executor": {"type": "signal"}}
     ),
     "workstream_id": Field("The workstream that it is about.", "docs"),
+    "set_item_status.workstream_id": Field(
+        "The workstream that speaks: an item's owner alone says how far it is.", "docs"
+    ),
     "ws_id": Field("The workstream's id.", "docs"),
 }
 

@@ -61,51 +61,18 @@ def request_approval(change: Change, command: RequestApproval) -> None:
 
 def give_approval(change: Change, command: GiveApproval) -> None:
     """Answer an approval request, and carry out what was chosen."""
-    message = messages.find_message(change, command.message_id)
-    approval = message.approval
-    if approval is None:
-        raise Rejected(
-            "not_approval_request",
-            f"message {message.message_id!r} is {_article(message.type)}, not a request for approval",
-        )
-    if approval.answer is not None:
-        answer = approval.answer
-        raise Rejected(
-            "already_approved",
-            f"{message.message_id!r} was already answered with {answer.choice!r} by {answer.by} at "
-            f"{answer.at:%Y-%m-%d %H:%M} UTC",
-        )
-    if approval.closed is not None:
-        raise Rejected("already_closed", f"{message.message_id!r} no longer matters: {approval.closed}")
-    if command.choice not in approval.options:
-        raise Rejected(
-            "invalid_choice",
-            f"{command.choice!r} is no answer to {message.message_id!r}; choose one of {', '.join(approval.options)}",
-        )
-    check_length("the comment", command.comment, messages.MESSAGE_LIMIT, "post a longer one as messages")
-    answer = Answer(choice=command.choice, by=change.by, at=change.now, comment=command.comment)
-    answered = approval.model_copy(update={"answer": answer})
-    change.put_message(message.model_copy(update={"approval": answered, "read": True}))
-    change.emit(
-        "approval_given",
-        message=message.message_id,
-        choice=command.choice,
-        comment=command.comment,
-        workstream=message.workstream_id,
-        server=approval.server,
-        agent=approval.agent_id,
-    )
+    message = _answer(change, command)
     _carry_out(change, message, command.choice, command.comment)
 
 
 def approve(change: Change, command: Approve) -> None:
     """Approve the one thing that waits; with a choice, answer the one question that offers it."""
     wanted = ("approve", "grant") if command.choice is None else (command.choice,)
+    offered = {m.message_id: m.approval.options for m in change.state.open_approvals() if m.approval is not None}
     questions = [
-        (m.message_id, choice)
-        for m in change.state.open_approvals()
-        for choice in wanted
-        if m.approval is not None and choice in m.approval.options
+        (message_id, next(choice for choice in wanted if choice in options))
+        for message_id, options in offered.items()
+        if not set(options).isdisjoint(wanted)
     ]
     gate = waiting_gate(change.state) if command.choice is None else None
     _check_one(change.state, len(questions) + (gate is not None), "approve")
@@ -119,13 +86,15 @@ def approve(change: Change, command: Approve) -> None:
 def approve_transition(change: Change, command: ApproveTransition) -> None:
     """Let the pending change of phase happen."""
     message_id = lifecycle.pending_transition(change.state).message_id
-    give_approval(change, GiveApproval(message_id=message_id, choice="approve", comment=command.comment))
+    _answer(change, GiveApproval(message_id=message_id, choice="approve", comment=command.comment))
+    lifecycle.transition_approved(change, command.comment)
 
 
 def reject_transition(change: Change, command: RejectTransition) -> None:
     """Drop the pending change of phase."""
     message_id = lifecycle.pending_transition(change.state).message_id
-    give_approval(change, GiveApproval(message_id=message_id, choice="reject", comment=command.reason))
+    _answer(change, GiveApproval(message_id=message_id, choice="reject", comment=command.reason))
+    lifecycle.transition_rejected(change, command.reason)
 
 
 def grant_action(change: Change, command: GrantAction) -> None:
@@ -163,7 +132,47 @@ def _decide_action(change: Change, action_id: str, choice: str, comment: str) ->
     approval = actions.find_action(change.state, action_id)
     # Its request may be forgotten by now: who was first stands with the action.
     actions.check_undecided(approval)
-    give_approval(change, GiveApproval(message_id=approval.message_id, choice=choice, comment=comment))
+    _answer(change, GiveApproval(message_id=approval.message_id, choice=choice, comment=comment))
+    actions.decide(change, action_id, choice, comment)
+
+
+def _answer(change: Change, command: GiveApproval) -> Message:
+    """Record the answer to an approval request, and return the request."""
+    message = messages.find_message(change, command.message_id)
+    approval = message.approval
+    if approval is None:
+        raise Rejected(
+            "not_approval_request",
+            f"message {message.message_id!r} is {_article(message.type)}, not a request for approval",
+        )
+    if approval.answer is not None:
+        answer = approval.answer
+        raise Rejected(
+            "already_approved",
+            f"{message.message_id!r} was already answered with {answer.choice!r} by {answer.by} at "
+            f"{answer.at:%Y-%m-%d %H:%M} UTC",
+        )
+    if approval.closed is not None:
+        raise Rejected("already_closed", f"{message.message_id!r} no longer matters: {approval.closed}")
+    if command.choice not in approval.options:
+        raise Rejected(
+            "invalid_choice",
+            f"{command.choice!r} is no answer to {message.message_id!r}; choose one of {', '.join(approval.options)}",
+        )
+    check_length("the comment", command.comment, messages.MESSAGE_LIMIT, "post a longer one as messages")
+    answer = Answer(choice=command.choice, by=change.by, at=change.now, comment=command.comment)
+    answered = approval.model_copy(update={"answer": answer})
+    change.put_message(message.model_copy(update={"approval": answered, "read": True}))
+    change.emit(
+        "approval_given",
+        message=message.message_id,
+        choice=command.choice,
+        comment=command.comment,
+        workstream=message.workstream_id,
+        server=approval.server,
+        agent=approval.agent_id,
+    )
+    return message
 
 
 def _carry_out(change: Change, message: Message, choice: str, comment: str) -> None:
