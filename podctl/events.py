@@ -105,17 +105,25 @@ async def read_log(client: Client, workflow_id: str) -> Log:
 
 async def replay_runs(runs: Sequence[WorkflowHistory]) -> Log:
     """Return the log that a chain of runs, oldest first, gives with today's code. Raises as ``replay_run``."""
-    newest = runs[-1]
-    # For a moment the newest run has only just continued the one before it: there is nothing in it to replay yet.
-    replayed = runs if len(runs) == 1 or _is_scheduled(newest) else runs[:-1]
-    entities = [await replay_run(run) for run in replayed]
+    return log_of(runs, [await replay_run(run) for run in replayable(runs)])
+
+
+def replayable(runs: Sequence[WorkflowHistory]) -> Sequence[WorkflowHistory]:
+    """Return those of a chain of runs in which there is something to replay."""
+    # For a moment the newest run has only just continued the one before it.
+    return runs if len(runs) == 1 or _is_scheduled(runs[-1]) else runs[:-1]
+
+
+def log_of(runs: Sequence[WorkflowHistory], entities: Sequence[Entity[Any]]) -> Log:
+    """Return the log of a chain of runs, given what each that can be replayed has become."""
     events = [
         event
-        for run, entity in zip(replayed, entities, strict=True)
+        for run, entity in zip(runs, entities, strict=False)
         # Of a run that no worker has processed only the state it begins with is known, not when it will have begun.
         if _processed_through(run.events)
         for event in _with_clients(entity, run.events)
     ]
+    newest = runs[-1]
     return Log(
         state=entities[-1].state,
         events=tuple(events),

@@ -8,7 +8,6 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,10 @@ from domain.entity import Event
 from domain.errors import BadInput
 from domain.ids import task_workflow_id
 from podctl.client import PodctlClient
-from podctl.events import Log, ReplayFailed, replay_run, replay_runs
+from podctl.events import Log, ReplayFailed, log_of, replay_run, replay_runs, replayable
 from podctl.files import write_atomically
 from podctl.json_difference import first_difference
+from workflows.entity import Entity
 
 FORMAT = "podctl-task"
 #: Raised when an older podctl could no longer read the file.
@@ -125,12 +125,7 @@ async def replay_export(export: Export) -> Replayed:
         raise BadInput(f"a history in the file cannot be read: {error}") from error
     if not runs or not all(run.events for run in runs):
         raise BadInput("the file has a run without a history, or none at all")
-    try:
-        await _check_chain(runs)
-        log = await replay_runs(runs)
-    except (ReplayFailed, ValueError) as error:
-        raise ReplayDiffers(str(error)) from error
-    again = _export(export.task, runs, log)
+    again = _export(export.task, runs, log_of(runs, await _replay(export.task, runs)))
     for what in ("missing_through", "closed", "events", "state"):
         before, now = (one.model_dump(mode="json", include={what})[what] for one in (export, again))
         difference = first_difference(before, now, what)
@@ -158,14 +153,22 @@ def _export(task_id: str, runs: list[WorkflowHistory], log: Log) -> Export:
     )
 
 
-async def _check_chain(runs: list[WorkflowHistory]) -> None:
-    """Check that each run ends, with today's code, in the state that the next one was given."""
-    for number, (run, following) in enumerate(pairwise(runs), start=1):
-        given = _given_state(following)
-        state = (await replay_run(run)).state.model_dump(mode="json")
-        difference = first_difference(given, state, f"the state at the end of run {number}")
-        if difference is not None:
-            raise ReplayDiffers(difference)
+async def _replay(task: str, runs: list[WorkflowHistory]) -> list[Entity[Any]]:
+    """Return what the runs become with today's code, each in the state that the one before it has ended in."""
+    entities: list[Entity[Any]] = []
+    for number, run in enumerate(replayable(runs), start=1):
+        try:
+            entity = await replay_run(run)
+        except (ReplayFailed, ValueError) as error:
+            why = str(error.__cause__ or error).partition("\n")[0]
+            raise ReplayDiffers(f"task {task}: run {number} of {len(runs)} goes another way: {why}") from error
+        if entities:
+            before = entities[-1].state.model_dump(mode="json")
+            difference = first_difference(_given_state(run), before, f"the state at the end of run {number - 1}")
+            if difference is not None:
+                raise ReplayDiffers(f"task {task}: {difference}")
+        entities.append(entity)
+    return entities
 
 
 def _given_state(run: WorkflowHistory) -> JsonValue:
