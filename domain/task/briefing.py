@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from domain.task.models import Agent, Rejection, TaskState
+from domain.task.plan_text import plan_draft, plan_text
 from domain.task.readiness import drafts
 from domain.task.runs import AgentRun, RunSubject, WorkstreamRun, wanted_runs
 
@@ -27,6 +28,8 @@ def briefing(state: TaskState, subject: RunSubject) -> dict[str, JsonValue]:
     if isinstance(subject, WorkstreamRun):
         told["workstream"] = _workstream(state, subject)
     elif isinstance(subject, AgentRun):
+        if state.plan is not None:
+            told["plan"]["text"] = plan_text(plan_draft(state.plan))
         told["agent"] = _agent(state, state.agents[subject.agent_id])
     else:
         approval = state.actions[subject.action_id]
@@ -65,11 +68,13 @@ def _workstream(state: TaskState, subject: WorkstreamRun) -> dict[str, JsonValue
 
 
 def _agent(state: TaskState, agent: Agent) -> dict[str, JsonValue]:
+    before = [a for a in state.agents.values() if a.agent_id != agent.agent_id]
     told: dict[str, JsonValue] = {
         "id": agent.agent_id,
         "type": agent.agent_type.value,
         "attempt": agent.attempt,
         "instructions": agent.instructions,
+        "last_error": next((a.error for a in reversed(before) if a.basis == agent.basis), None),
     }
     if agent.agent_type == "reviewer":
         told["results"] = [

@@ -98,11 +98,14 @@ def agent_wanted(state: TaskState) -> AgentType | None:
     return None if had else agent_type
 
 
+def agent_at_work(state: TaskState, agent_type: AgentType) -> bool:
+    """Return whether an agent of a type is at work, or about to be."""
+    return agent_wanted(state) is agent_type or active_agent(state, agent_type) is not None
+
+
 def agent_expected(state: TaskState, agent_type: AgentType) -> bool:
     """Return whether an agent's work may still come: it is at work, about to be, or failed and a person decides."""
-    if agent_wanted(state) is agent_type or active_agent(state, agent_type) is not None:
-        return True
-    return any(
+    return agent_at_work(state, agent_type) or any(
         m.approval is not None
         and m.approval.subject == "agent_failed"
         and (agent := state.agents.get(m.approval.agent_id or "")) is not None

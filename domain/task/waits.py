@@ -18,13 +18,13 @@ from domain.task.models import (
     Plan,
     Review,
     ServerStatus,
-    SignalExecutor,
     Spec,
     TaskState,
     Workstream,
     WorkstreamStatus,
 )
 from domain.task.readiness import (
+    agent_at_work,
     agent_executor,
     agent_expected,
     deadlocked,
@@ -202,7 +202,8 @@ def _gate_matters(state: TaskState) -> Iterator[Matter]:
         text = "the task has no plan yet: write one" + _or_have_it_written(state, AgentType.PLANNER)
         yield Matter("write/plan", InboxKind.BLOCKER_RAISED, text, f"podctl plan edit {task}")
     gate = waiting_gate(state)
-    if gate is None:
+    # Whoever approves wants to see what the agent makes of it.
+    if gate is None or agent_at_work(state, GATE_AGENT[gate]):
         return
     subject = gate_object(state, gate)
     approve = f"podctl signal approve-{gate} {task}"
@@ -211,6 +212,7 @@ def _gate_matters(state: TaskState) -> Iterator[Matter]:
     if subject.rejection is not None:
         comment = f" ({subject.rejection.comment})" if subject.rejection.comment else ""
         text = f"{what} was sent back by {subject.rejection.by}{comment}: change it, or approve it as it is"
+        text += _or_have_it_written(state, GATE_AGENT[gate])
         yield Matter(f"rejected/{key}", InboxKind.BLOCKER_RAISED, text, approve)
     elif gate_mode(state, gate) is GateMode.HUMAN:
         yield Matter(f"approve/{key}", InboxKind.NEEDS_APPROVAL, f"{what} waits for approval", approve)
@@ -222,15 +224,19 @@ def _gate_matters(state: TaskState) -> Iterator[Matter]:
 def _or_have_it_written(state: TaskState, agent_type: AgentType) -> str:
     if agent_executor(state.config, agent_type) is None:
         return ""
-    what = "spec" if agent_type is AgentType.SPEC_WRITER else "plan"
-    return f", or have the {agent_type.replace('_', ' ')} try again (podctl {what} generate {state.task_id})"
+    again = {
+        AgentType.SPEC_WRITER: f"podctl spec generate {state.task_id}",
+        AgentType.PLANNER: f"podctl plan generate {state.task_id}",
+        AgentType.REVIEWER: f"podctl agents restart {state.task_id} AGENT",
+    }[agent_type]
+    return f", or have the {agent_type.replace('_', ' ')} try again ({again})"
 
 
 def _agent_matters(state: TaskState) -> Iterator[Matter]:
     """Yield agents whose work somebody outside has to report, and work that will never start by itself."""
     task = state.task_id
     for agent in state.agents.values():
-        if agent.status is AgentStatus.RUNNING and isinstance(agent.executor, SignalExecutor):
+        if agent.status is AgentStatus.RUNNING and agent.run is None and agent.workstream_id is None:
             kind = agent.agent_type.replace("_", " ")
             text = f"{kind} {agent.agent_id} works outside, and its work is to be reported"
             yield Matter(
@@ -283,8 +289,6 @@ def _agents(state: TaskState) -> Iterator[str]:
         elif agent.status is AgentStatus.RUNNING and agent.run is not None:
             logs = f"podctl task logs {state.task_id} {agent.agent_id} -f"
             yield f"{kind} {agent.agent_id} runs on pod {agent.run.pod} (attempt {agent.attempt}): {logs}"
-        elif agent.status is AgentStatus.RUNNING and agent.executor is None and agent.workstream_id is None:
-            yield f"{kind} {agent.agent_id} is at work outside: podctl agents list {state.task_id}"
 
 
 def _work(state: TaskState) -> Iterator[str]:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from domain.task.briefing import briefing_for_run
 from domain.task.commands import (
     AgentDone,
     AgentFailed,
@@ -23,6 +24,7 @@ from domain.task.commands import (
     MessageAgent,
     PostMessage,
     RegisterAgent,
+    Reject,
     ReopenPlan,
     ReopenSpec,
     RequestApproval,
@@ -127,6 +129,35 @@ def test_agents_write_the_spec_and_the_plan_and_review_the_work() -> None:
     driver.do(ApproveReview(revision=1))
     assert driver.phase() is Phase.COMPLETED
     assert [e for e in driver.event_types() if e.startswith("agent")] == ["agent_started", "agent_completed"] * 3
+
+
+def test_people_are_asked_to_approve_when_the_reviewer_has_reported() -> None:
+    driver = Driver(plan("a"), agents={"reviewer": PROGRAM}, gates={"spec": "auto", "plan": "auto"})
+    driver.complete("a")
+    assert [item for item in driver.state.inbox.values() if item.waits] == []
+    done(driver, "reviewer-1", text="well done")
+    assert [item.kind for item in driver.state.inbox.values() if item.waits] == [InboxKind.NEEDS_APPROVAL]
+
+
+def test_a_planner_is_told_of_the_plan_there_is_and_why_the_last_attempt_failed() -> None:
+    driver = planning(failure_cooldown_seconds=[])
+    done(driver, "planner-1", plan=plan("a"))
+    driver.do(Reject(gate="plan", comment="b is missing"))
+    assert any("podctl plan generate t1" in item.preview for item in driver.state.inbox.values())
+    driver.do(GeneratePlan(instructions="with b"))
+    failed(driver, "planner-2", "no idea")
+    told = briefing_for_run(driver.state, "t1/_planner-3/2")
+    assert told is not None
+    assert told["agent"] == {
+        "id": "planner-3",
+        "type": "planner",
+        "attempt": 2,
+        "instructions": "with b",
+        "last_error": "no idea",
+    }
+    assert "id: a" in str(told["plan"])
+    assert told["feedback"] == {"plan": {"by": "ann", "revision": 1, "comment": "b is missing"}}
+    assert briefing_for_run(driver.state, "t1/_planner-1/1") is None, "it has ended"
 
 
 def test_automatic_gates_wait_for_the_agents_of_their_phase() -> None:

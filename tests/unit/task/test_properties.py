@@ -610,6 +610,8 @@ def check_agents(state: TaskState) -> None:
             workstream = state.workstreams[agent.workstream_id]
             assert workstream.agent_id == agent.agent_id
             assert workstream.status in UNDER_WAY
+    asking = {m.approval.agent_id for m in state.open_approvals() if m.approval is not None and m.approval.blocking}
+    assert all(agent.agent_id in asking for agent in at_work if agent.status is AgentStatus.AWAITING_INPUT)
     for message in state.open_approvals():
         asked_by = None if message.approval is None else message.approval.agent_id
         assert asked_by is None or asked_by in state.agents
@@ -671,7 +673,6 @@ def test_no_task_is_stuck_without_a_reason(task: TaskInput, sequence: list[Step]
             any(isinstance(action, (AttachServer, DetachServer, RunCommand, StopRun, WakeAt)) for action in actions)
             or any(ws.status is WorkstreamStatus.IN_PROGRESS for ws in state.workstreams.values())
             or any(server.status in UNDER_WAY_ON_A_POD for server in state.servers.values())
-            or any(agent.status is AgentStatus.RUNNING for agent in state.agents.values())
         )
         assert somebody_acts or any(item.waits for item in state.inbox.values())
 
