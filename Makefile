@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := activities cli demo domain podctl podlet remote simulator workflows worker.py tests tools
+SOURCES := activities cli demo domain podctl podlet remote simulator workflows worker.py tests tools docs/examples
 # Needs sshd and Chromium, kills things on purpose, or measures: not part of `make test`.
 SYSTEM_TESTS := tests/system tests/chaos
 LOCK := uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --universal \

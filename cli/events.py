@@ -7,7 +7,7 @@ import typer
 
 from cli.complete import complete_pod, complete_task
 from cli.context import open_client
-from cli.output import Format, OutputOption, print_progress, run_async
+from cli.output import Format, OutputOption, print_progress, run_async, while_read
 from cli.task import TaskArgument
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def events(
     workflow_id = task_workflow_id(task) if task is not None else gpu_pod_workflow_id(pod or "")
     again = f"podctl events {task or f'--pod {pod}'} --follow"
     run_async(
-        _show_events(workflow_id, since=since, follow=follow, output=output),
+        while_read(_show_events(workflow_id, since=since, follow=follow, output=output)),
         when_interrupted=f"nothing was changed; look again with: {again}",
     )
 
@@ -54,13 +54,14 @@ def watch(task: TaskArgument, *, output: OutputOption = Format.TABLE) -> None:
     """Show a task as it changes, until it is over. Where no terminal is, each event is a line; JSON: a state a line."""
     hint = f"the task goes on; look again with: podctl watch {task}"
     if output is Format.JSON:
-        run_async(_watch_as_json(task), when_interrupted=hint)
+        run_async(while_read(_watch_as_json(task)), when_interrupted=hint)
     elif sys.stdout.isatty():
         run_async(_watch_live(task), when_interrupted=hint)
     else:
         from domain.ids import task_workflow_id
 
-        run_async(_show_events(task_workflow_id(task), since=0, follow=True, output=output), when_interrupted=hint)
+        showing = _show_events(task_workflow_id(task), since=0, follow=True, output=output)
+        run_async(while_read(showing), when_interrupted=hint)
 
 
 async def _show_events(workflow_id: str, *, since: int, follow: bool, output: Format) -> None:

@@ -71,6 +71,38 @@ def run_async(work: Coroutine[Any, Any, T], *, when_interrupted: str) -> T:
         return asyncio.run(work)
 
 
+async def while_read(work: Coroutine[Any, Any, T]) -> T:
+    """Return what ``work`` does; end it when nobody reads our output any more, such as ``grep -m 1`` that has found it.
+
+    Raises BrokenPipeError then. A program hears of it by itself only when it next prints, which may be in days.
+    """
+    import asyncio
+    import stat
+
+    doing = asyncio.ensure_future(work)
+    try:
+        output = sys.stdout.fileno()
+        is_pipe = stat.S_ISFIFO(os.fstat(output).st_mode)
+    except OSError:  # in a test, it is no file at all
+        is_pipe = False
+    if not is_pipe:
+        return await doing
+    loop = asyncio.get_running_loop()
+    gone = asyncio.Event()
+    # The writing end of a pipe becomes readable when its reading end is closed.
+    loop.add_reader(output, gone.set)
+    unread = asyncio.ensure_future(gone.wait())
+    try:
+        await asyncio.wait({doing, unread}, return_when=asyncio.FIRST_COMPLETED)
+        if not doing.done():
+            raise BrokenPipeError
+        return doing.result()
+    finally:
+        loop.remove_reader(output)
+        unread.cancel()
+        doing.cancel()
+
+
 @contextmanager
 def interruptible(hint: str) -> Iterator[None]:
     """Turn Ctrl-C into ``hint`` on stderr and exit status 130."""

@@ -6,6 +6,15 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client
 
+#: What says that a worker has done something.
+_NEWS = frozenset(
+    {
+        EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED,
+        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED,
+        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED,
+    }
+)
+
 
 async def follow_changes(client: Client, workflow_id: str) -> AsyncIterator[None]:
     """Give a sign now and each time that a worker has done something, until the workflow closes.
@@ -27,13 +36,17 @@ async def follow_history(
         handle = client.get_workflow_handle(workflow_id, run_id=run_id)
         history: list[HistoryEvent] = []
         next_run: str | None = None
-        async for item in handle.fetch_history_events(wait_new_event=True):
+        news = False
+        items = handle.fetch_history_events(wait_new_event=True)
+        async for item in items:
             take_in(history, item)
-            if item.event_id <= read_through:
-                continue
-            if item.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW:
-                next_run = item.workflow_execution_continued_as_new_event_attributes.new_execution_run_id
-            if item.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED or is_closed(item) or next_run:
+            if item.event_id > read_through:
+                if item.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW:
+                    next_run = item.workflow_execution_continued_as_new_event_attributes.new_execution_run_id
+                news = news or item.event_type in _NEWS or is_closed(item) or next_run is not None
+            # What a workflow task did stands after its end: given in the middle, an update would be told with the next.
+            if news and items.current_page_index == len(items.current_page or ()):
+                news = False
                 yield history
         if next_run is None:
             return

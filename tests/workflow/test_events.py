@@ -33,7 +33,7 @@ from podctl.export import ReplayDiffers, export_task, replay_export
 from podctl.history import take_in
 from remote.ssh import SshPool
 from simulator.api import SimulatedMachine
-from tests.workflow.support import Pod, Task, Tasks, eventually, register
+from tests.workflow.support import PATIENCE, Pod, Task, Tasks, eventually, register
 from tests.workflow.test_task_pod import BY_SIGNAL, diamond
 from workflows.plugin import project_plugin
 from workflows.search_attributes import SEARCH_ATTRIBUTES
@@ -145,6 +145,29 @@ async def test_following_gives_every_event_once_until_the_task_ends(tasks: Tasks
     await task.ok("approve-review")
     await following
     assert followed == [*(await podctl.log(task.workflow_id)).events[since:]]
+
+
+async def test_what_an_update_did_is_followed_at_once_though_nothing_else_happens(
+    tasks: Tasks, podctl: PodctlClient
+) -> None:
+    task = await tasks.create(BY_SIGNAL)
+    seen: asyncio.Queue[str] = asyncio.Queue()
+
+    async def follow() -> None:
+        async for event in podctl.follow(task.workflow_id):
+            seen.put_nowait(event.type)
+
+    following = asyncio.create_task(follow())
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while await seen.get() != "plan_updated":
+                pass
+            for number in range(3):
+                await podctl.execute_task(task.id, PostMessage(content=f"number {number}"), by="ann")
+                assert await seen.get() == "message_posted"
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
 
 
 # -- over runs ----------------------------------------------------------------------------------------------------
