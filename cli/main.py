@@ -28,6 +28,7 @@ from cli import (
     pod_setup,
     pods,
     reap,
+    report,
     schema,
     servers,
     shell,
@@ -93,6 +94,7 @@ for group in (
     actions,
     spec,
     plan,
+    report,
     threads,
     schema,
 ):

@@ -41,7 +41,7 @@ def show(
     elif tree:
         print_view(heading(view))
         print_view(plan_tree(state))
-    elif sys.stdout.isatty() or not view.revision:
+    elif sys.stdout.isatty() or not view.text.strip():
         print_view(document_text(view))
     else:
         sys.stdout.write(view.text)

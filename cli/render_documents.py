@@ -25,6 +25,8 @@ def document_text(view: DocumentView) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
+    if not view.text.strip():
+        return heading(view)
     lines = view.text.replace("\r\n", "\n").removesuffix("\n").split("\n")
     marks: dict[int, list[str]] = {}
     covered: set[int] = set()
@@ -49,7 +51,7 @@ def heading(view: DocumentView) -> Text:
     """Return in one line which revision of a document it is, and whether it is approved."""
     from rich.text import Text
 
-    if not view.revision:
+    if not view.text.strip():
         return Text(f"the {view.document} of task {view.task} is not written yet", style="bold")
     heading = Text(f"{view.document} of task {view.task}", style="bold")
     approved = f"approved by {view.approved_by}" if view.approved_by else "not approved"

@@ -40,7 +40,7 @@ def show(task: TaskArgument, *, output: OutputOption = Format.TABLE) -> None:
     view = document_view(run_async(read_task(task), when_interrupted=_UNCHANGED), "spec")
     if output is Format.JSON:
         print_json(view)
-    elif sys.stdout.isatty() or not view.revision:
+    elif sys.stdout.isatty() or not view.text.strip():
         print_view(document_text(view))
     else:
         sys.stdout.write(view.text)

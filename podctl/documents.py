@@ -7,7 +7,7 @@ from domain.errors import BadInput, Rejected
 from domain.task.anchors import lines_of
 from domain.task.commands import CommentOn, UpdatePlan, UpdateSpec
 from domain.task.documents import check_spec
-from domain.task.models import Anchor, Document, Phase, PlanDraft, ReviewThread, TaskState
+from domain.task.models import Anchor, Document, Phase, PlanDraft, Review, ReviewThread, TaskState
 from domain.task.plan_file import read_plan
 from domain.task.plan_text import plan_draft, plan_text
 from domain.task.rules import RULES
@@ -18,14 +18,15 @@ Written = Literal["spec", "plan"]
 
 
 class DocumentView(Value):
-    """A spec or plan as it is read: its text, who approved it, and what was remarked on it."""
+    """A spec, plan or report as it is read: its text, who approved it, and what was remarked on it."""
 
     task: str
     document: Document
-    #: 0: not written yet.
+    #: How often it was written; a report of an earlier review counts, and is gone.
     revision: int
+    #: What an approval is of; a report is approved with the review.
     digest: str
-    #: Markdown of a spec, YAML of a plan.
+    #: Markdown of a spec or report, YAML of a plan.
     text: str
     updated_by: str
     approved_by: str
@@ -33,17 +34,21 @@ class DocumentView(Value):
     threads: tuple[ReviewThread, ...]
 
 
-def document_view(state: TaskState, document: Written) -> DocumentView:
-    """Return a spec or plan as it is read."""
-    subject = state.spec if document == "spec" else state.plan
-    approval = None if subject is None else subject.approval
+def document_view(state: TaskState, document: Document) -> DocumentView:
+    """Return a document as it is read."""
+    subject = {"spec": state.spec, "plan": state.plan, "report": state.review}[document]
+    text = document_text(state, document)
+    by, approval, digest = "", None, ""
+    if subject is not None and text:
+        by = subject.reported_by if isinstance(subject, Review) else subject.updated_by
+        approval, digest = subject.approval, subject.digest
     return DocumentView(
         task=state.task_id,
         document=document,
         revision=document_revision(state, document),
-        digest="" if subject is None else subject.digest,
-        text=document_text(state, document),
-        updated_by="" if subject is None else subject.updated_by,
+        digest=digest,
+        text=text,
+        updated_by=by,
         approved_by="" if approval is None else approval.by,
         threads=threads_on(state, document),
     )

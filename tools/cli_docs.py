@@ -104,6 +104,11 @@ def _shapes() -> Iterator[str]:
         yield f"- `{command}`: a list. {_cell(what)}"
         yield from _fields(shape)
     yield "- `podctl workstream show`: the object that `podctl workstream list` has for the workstream."
+    yield (
+        "- `podctl spec show`, `podctl plan show`, `podctl report`: `task`, `document`, `revision`, `digest`, `text`, "
+        "`updated_by`, `approved_by`, `threads`. `podctl thread list`: a list of threads, `podctl thread show` one, as "
+        "`domain/task/models.py` describes them (`ReviewThread`)."
+    )
     yield "- `podctl start`: the object that `podctl list` has for the server."
     yield (
         "- `podctl task show`, and one a line `podctl watch`: the task whole, as `domain/task/models.py` describes it "

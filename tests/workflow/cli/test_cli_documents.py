@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from domain.task.commands import UpdatePlan, UpdateSpec
+from domain.task.commands import AgentDone, RegisterAgent, UpdatePlan, UpdateSpec
+from domain.task.models import AgentType
 from domain.task.plan_file import read_plan
 from podctl.client import PodctlClient
+from tests.workflow.cli.pty_harness import at_terminal
 from tests.workflow.cli.support import CommandLine
 
 SPEC = "# Wish\n\nA page.\nIt is blue.\n"
@@ -299,6 +301,55 @@ async def test_remarks_on_what_is_not_there_are_refused(podctl: CommandLine, wor
     assert "stale_revision: " in stale.errors
     empty = await podctl("thread", "list", task)
     assert "podctl thread comment" in empty.output
+
+
+async def test_a_report_is_read_and_remarked_on(podctl: CommandLine, working: PodctlClient, task: str) -> None:
+    assert "the report of task" in (await podctl("report", task)).output
+    await podctl("signal", "approve-spec", task)
+    await podctl("signal", "approve-plan", task)
+    for part in ("first", "second"):
+        await podctl("signal", "workstream-result", task, part)
+    reviewer = RegisterAgent(agent_id="rita", agent_type=AgentType.REVIEWER)
+    await working.execute_task(task, reviewer, by="rita")
+    await working.execute_task(task, AgentDone(agent_id="rita", text="# Report\n\nFine.\n"), by="rita")
+    assert (await podctl("report", task)).output == "# Report\n\nFine.\n"
+    await podctl("thread", "comment", task, "report", "Really?", "--text", "Fine.")
+    shown = await podctl.json("report", task)
+    assert (shown["revision"], shown["updated_by"]) == (1, "rita")
+    assert shown["threads"][0]["anchor"]["line_start"] == 3
+
+
+async def test_an_edit_that_no_worker_takes_is_kept(
+    podctl_without_worker: CommandLine, tmp_path: Path, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("podctl.client.ANSWER_TIMEOUT", 0.2)
+    name = unique("task")
+    (tmp_path / "spec.md").write_text(SPEC)
+    await podctl_without_worker("task", "create", "T", "--id", name, "--spec", str(tmp_path / "spec.md"))
+    Editor(tmp_path, podctl_without_worker).will([("A page.", "Two pages.")])
+    done = await podctl_without_worker("spec", "edit", name, status=1)
+    assert "no worker answered" in done.errors
+    assert kept(done.errors) == SPEC.replace("A page.", "Two pages.")
+
+
+async def test_ctrl_c_in_the_editor_is_the_editors(podctl: CommandLine, task: str, tmp_path: Path) -> None:
+    program = tmp_path / "editor.py"
+    program.write_text(
+        "import os, pathlib, signal, sys\n"
+        "signal.signal(signal.SIGINT, lambda *_: os.write(1, b'not now'))\n"
+        "os.write(1, b'editing')\n"
+        "pathlib.Path(sys.argv[1]).write_text(input() + '\\n')\n"
+    )
+    podctl.environment["VISUAL"] = f"{sys.executable} '{program}'"
+    async with at_terminal(podctl, "spec", "edit", task) as terminal:
+        await terminal.shows("editing")
+        terminal.type("\x03")
+        await terminal.shows("not now")
+        terminal.type("Typed.\n")
+        await terminal.shows("spec revision 2 is written")
+        assert await terminal.ended() == 0
+    assert (await podctl("spec", "show", task)).output == "Typed.\n"
 
 
 async def test_schemas_are_of_what_files_may_say(podctl: CommandLine) -> None:
