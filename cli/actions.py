@@ -12,7 +12,7 @@ from cli.task_commands import read_task, tell
 if TYPE_CHECKING:
     from domain.task.models import ProposedAction, TaskState
 
-app = typer.Typer(no_args_is_help=True, help="Actions that need a person's yes: propose, look, grant, reject.")
+app = typer.Typer(no_args_is_help=True, help="Actions that need a person's yes: propose, look, grant, reject, end.")
 
 ActionArgument = Annotated[str, typer.Argument(metavar="ACTION", help="The action's id: action-1, …")]
 CommentOption = Annotated[str, typer.Option(help="Kept with it, for people.")]
@@ -125,6 +125,22 @@ def reject(
     from domain.task.commands import RejectAction
 
     tell(task, RejectAction(action_id=action, comment=comment), f"{action} is rejected", by=by, output=output)
+
+
+@app.command()
+def interrupt(
+    task: TaskArgument,
+    action: ActionArgument,
+    *,
+    reason: Annotated[str, typer.Option(help="Why; it is kept with the action.")] = "",
+    by: AsOption = None,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """End a granted action that is not over. What runs of it is stopped, and it is not repeated."""
+    from domain.task.commands import InterruptAction
+
+    command = InterruptAction(action_id=action, reason=reason)
+    tell(task, command, f"{action} is interrupted", by=by, output=output)
 
 
 def propose(task: str, action: "ProposedAction", reason: str, by: str | None, output: Format) -> None:

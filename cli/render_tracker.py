@@ -69,6 +69,9 @@ def action_lines(view: ActionView) -> Iterator[str]:
     if view.result is not None and view.result.text.strip():
         yield "  output"
         yield from (f"    {line}" for line in plain(view.result.text).strip().splitlines())
+    if view.status == "granted":
+        yield ""
+        yield f"  end it with: podctl action interrupt {view.task} {view.action_id}"
     if view.status == "requested":
         yield ""
         yield f"  decide with: podctl action grant {view.task} {view.action_id}"

@@ -5,7 +5,7 @@ import shlex
 from domain.errors import Rejected
 from domain.task import messages, tracker
 from domain.task.change import Change, check_length, names
-from domain.task.commands import ActionEnded, RequestAction
+from domain.task.commands import ActionEnded, InterruptAction, RequestAction
 from domain.task.models import (
     ActionApproval,
     AddItem,
@@ -135,6 +135,16 @@ def action_ended(change: Change, command: ActionEnded) -> None:
         messages.post(change, f"{what} is done")
 
 
+def interrupt_action(change: Change, command: InterruptAction) -> None:
+    """End a granted action that is not over, because a person says so; what runs of it is stopped."""
+    check_length("the reason", command.reason, REASON_LIMIT, "post it as a message")
+    approval = find_action(change.state, command.action_id)
+    if approval.status != "granted":
+        raise Rejected("action_not_running", f"{command.action_id} is {approval.status}; nothing of it is under way")
+    reason = f": {command.reason}" if command.reason else ""
+    _stop(change, approval, f"interrupted by {change.by}{reason}")
+
+
 def end_action(
     change: Change,
     action_id: str,
@@ -157,13 +167,10 @@ def close_actions(change: Change, reason: str) -> None:
     """End every open action, because the task ends; what runs of them is stopped."""
     for approval in [action for action in change.state.actions.values() if action.open]:
         if approval.status == "granted":
-            if approval.run is not None:
-                stopping = {**change.state.stopping_runs, approval.run.run_id: approval.run.pod}
-                change.set(stopping_runs=stopping)
-            end_action(change, approval.action_id, error=reason, interrupted=True)
+            _stop(change, approval, reason)
         else:
             withdraw_action(change, approval.action_id, reason)
-        _merge_is_off(change, approval)
+            _merge_is_off(change, approval)
 
 
 def withdraw_action(change: Change, action_id: str, reason: str) -> None:
@@ -280,6 +287,13 @@ def _run_of(state: TaskState, action_id: str, action: RunAction) -> Run:
         pod=executor.pod,
         server_launch=None if executor.server is None else state.servers[executor.server].launch_id,
     )
+
+
+def _stop(change: Change, approval: ActionApproval, reason: str) -> None:
+    if approval.run is not None:
+        change.set(stopping_runs={**change.state.stopping_runs, approval.run.run_id: approval.run.pod})
+    end_action(change, approval.action_id, error=reason, interrupted=True)
+    _merge_is_off(change, approval)
 
 
 def _merge_is_off(change: Change, approval: ActionApproval) -> None:

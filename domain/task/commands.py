@@ -479,6 +479,14 @@ class RejectAction(Value):
     comment: str = ""
 
 
+class InterruptAction(Value):
+    """End a granted action that is not over: what runs of it is stopped, and it is not repeated."""
+
+    type: Literal["interrupt_action"] = "interrupt_action"
+    action_id: str
+    reason: str = ""
+
+
 class ActionEnded(Value):
     """Report how a granted action's run ended. ``interrupted``: nobody saw how, and it is not repeated."""
 
@@ -627,6 +635,7 @@ TaskCommand = Annotated[
     | RequestAction
     | GrantAction
     | RejectAction
+    | InterruptAction
     | ActionEnded
     | OpenDraftPullRequest
     | RequestMerge

@@ -4,7 +4,7 @@
 REJECTIONS: dict[str, str] = {
     "action_not_found": "There is no such action in the task, or it stands only in the history by now.",
     "action_not_possible": "It cannot be carried out as the task stands; the message says why. It stays proposed.",
-    "action_not_running": "Nothing of the action runs, so there is nothing to report.",
+    "action_not_running": "Nothing of the action is under way.",
     "agent_not_found": "There is no such agent.",
     "agent_not_running": "The agent has not started yet, or has ended.",
     "agent_not_wanted": "The task needs no such agent just now.",

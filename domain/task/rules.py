@@ -104,6 +104,7 @@ RULES: dict[type[Value], Rule] = {
     commands.RequestAction: Rule(actions.request_action, _LIVE, growing=True),
     commands.GrantAction: Rule(decisions.grant_action, _LIVE),
     commands.RejectAction: Rule(decisions.reject_action, _LIVE),
+    commands.InterruptAction: Rule(actions.interrupt_action, _LIVE),
     commands.ActionEnded: Rule(actions.action_ended, _LIVE, PODCTL),
     commands.OpenDraftPullRequest: Rule(external.open_draft_pull_request, _LIVE, growing=True),
     commands.RequestMerge: Rule(external.request_merge, _LIVE, growing=True),

@@ -13,6 +13,7 @@ from domain.task.commands import (
     CreateTracker,
     GiveApproval,
     GrantAction,
+    InterruptAction,
     Reject,
     RejectAction,
     RequestAction,
@@ -176,6 +177,19 @@ def test_what_went_wrong_is_put_before_a_person_and_not_repeated(fields: dict[st
     assert not [key for key in driver.wanted() if "action" in key]
     refused = driver.refused("action_not_running", ActionEnded(action_id="action-1"), by=SCHEDULER)
     assert status in refused
+
+
+def test_a_program_that_hangs_is_ended_by_a_person() -> None:
+    driver = granted()
+    driver.do(InterruptAction(action_id="action-1", reason="it hangs"), by="dave")
+    assert (action(driver).status, action(driver).error) == ("interrupted", "interrupted by dave: it hangs")
+    assert "stop-run/t1/_action-1/1" in driver.wanted()
+    assert "run/t1/_action-1/1" not in driver.wanted()
+    driver.refused("action_not_running", InterruptAction(action_id="action-1"))
+    # What the run says after that changes nothing.
+    driver.refused("action_not_running", ActionEnded(action_id="action-1"), by=SCHEDULER)
+    propose(driver, run())
+    assert "requested" in driver.refused("action_not_running", InterruptAction(action_id="action-2"))
 
 
 def test_cancelling_closes_proposals_and_stops_runs() -> None:

@@ -7,6 +7,7 @@ import pytest
 from domain.task.commands import (
     CancelTask,
     GrantAction,
+    InterruptAction,
     MergePullRequest,
     OpenDraftPullRequest,
     RecordExternalState,
@@ -156,3 +157,12 @@ def test_cancelling_ends_a_granted_merge() -> None:
     driver.do(CancelTask())
     assert driver.state.actions["action-1"].status == "interrupted"
     assert sync_state(driver) == "draft"
+
+
+def test_a_granted_merge_that_nobody_does_may_be_ended() -> None:
+    driver = requested()
+    driver.do(GrantAction(action_id="action-1"))
+    driver.do(InterruptAction(action_id="action-1"))
+    assert sync_state(driver) == "draft"
+    assert not waiting(driver)
+    driver.do(RequestMerge())

@@ -147,6 +147,21 @@ async def test_a_granted_program_runs_once_and_shows_what_it_said(podctl: Comman
     assert told == ["action_approval_requested", "action_approval_granted", "action_approval_completed"]
 
 
+async def test_a_program_that_hangs_is_ended(podctl: CommandLine, task: str, gpu_pod: str) -> None:
+    await podctl("action", "request", task, "--pod", gpu_pod, "--", "sleep", "1002")
+    await podctl("action", "grant", task, "action-1")
+    shown = (await podctl("action", "show", task, "action-1")).output
+    assert f"podctl action interrupt {task} action-1" in shown
+    done = await podctl("action", "interrupt", task, "action-1", "--reason", "too slow", "--as", "dave")
+    assert done.output == f"task {task}: action-1 is interrupted, by dave\n"
+
+    async def stopped() -> bool:
+        return "run_stopped" in await _event_types(podctl, task)
+
+    await eventually(stopped, "the program is stopped")
+    assert "too slow" in (await podctl("action", "show", task, "action-1")).output
+
+
 async def test_a_program_that_fails_is_put_before_a_person(podctl: CommandLine, task: str, gpu_pod: str) -> None:
     action = {"type": "run", "executor": {"type": "command", "argv": ["false"], "pod": gpu_pod}}
     await podctl("action", "request", task, "--json", json.dumps(action))
