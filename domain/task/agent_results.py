@@ -22,14 +22,13 @@ def agent_done(change: Change, command: AgentDone) -> None:
     """Take what an agent made. What cannot be used is refused to a person, and is a failure of a program."""
     agent = agents.find(change, command.agent_id)
     agents.check_active(agent)
-    if change.by != SCHEDULER:
-        _take(change, agent, command)
-        return
     state, events = change.state, list(change.events)
     try:
         _take(change, agent, command)
         fit(change.state, state, growing=True)
     except Rejected as rejected:
+        if change.by != SCHEDULER:
+            raise
         change.state, change.events = state, events
         _fail(change, agent, f"what it made cannot be used: {rejected.message}", command.result, recoverable=True)
 

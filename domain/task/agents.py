@@ -31,6 +31,7 @@ from domain.task.models import (
     Result,
     Run,
     TaskConfig,
+    TaskState,
 )
 from domain.task.plan_rules import carries_secret
 from domain.task.readiness import (
@@ -61,14 +62,11 @@ _MAKES = {AgentType.SPEC_WRITER: "spec", AgentType.PLANNER: "plan", AgentType.RE
 
 def generate_spec(change: Change, command: GenerateSpec) -> None:
     """Have the configured spec writer write the spec, or write it anew."""
-    _check_not_approved("spec", approved=change.state.spec.approval is not None)
     request(change, AgentType.SPEC_WRITER, command.instructions)
 
 
 def generate_plan(change: Change, command: GeneratePlan) -> None:
     """Have the configured planner write the plan, or write it anew."""
-    plan = change.state.plan
-    _check_not_approved("plan", approved=plan is not None and plan.approval is not None)
     request(change, AgentType.PLANNER, command.instructions)
 
 
@@ -89,6 +87,7 @@ def request(change: Change, agent_type: AgentType, instructions: str) -> None:
             f"{_words(agent_type)} {active.agent_id} is {active.status.value} already: wait for it, or interrupt it "
             "first (podctl agents interrupt)",
         )
+    _check_not_approved(change.state, agent_type)
     close_failures(change, agent_type, "it is tried again")
     number = change.state.agents_registered + 1
     basis = again(agent_basis(change.state, agent_type), number)
@@ -517,9 +516,19 @@ def _set_generating(change: Change, agent_type: AgentType, status: GenerationSta
         change.set(spec=spec.model_copy(update={"generation_status": status}))
 
 
-def _check_not_approved(what: str, *, approved: bool) -> None:
-    if approved:
-        raise Rejected("already_approved", f"the {what} is approved: reopen it first (podctl {what} reopen)")
+def _check_not_approved(state: TaskState, agent_type: AgentType) -> None:
+    if agent_type is AgentType.REVIEWER:
+        if state.review.approval is not None:
+            raise Rejected("already_approved", f"the work was accepted by {state.review.approval.by}")
+        return
+    what = _MAKES[agent_type]
+    document = state.spec if agent_type is AgentType.SPEC_WRITER else state.plan
+    if document is not None and document.approval is not None:
+        raise Rejected(
+            "already_approved",
+            f"the {what} was approved by {document.approval.by}: reopen it first "
+            f"(podctl {what} reopen {state.task_id})",
+        )
 
 
 def _check_room_for(change: Change, agent_type: AgentType) -> None:

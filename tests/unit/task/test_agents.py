@@ -316,6 +316,7 @@ def test_generating_needs_somebody_who_does_it() -> None:
     done(driver, "planner-1", plan=plan("a"))
     driver.apply(ApprovePlan(revision=1))
     driver.refused("already_approved", GeneratePlan())
+    driver.refused("already_approved", RestartAgent(agent_id="planner-1"))
 
 
 def test_an_agent_that_has_ended_is_restarted_as_another() -> None:
