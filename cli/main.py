@@ -12,6 +12,7 @@ import typer
 
 from cli import (
     actions,
+    agents,
     connect,
     context,
     demo,
@@ -97,6 +98,7 @@ for group in (
     report,
     threads,
     schema,
+    agents,
 ):
     group.register(app)
 

@@ -106,7 +106,7 @@ def approve(
 ) -> None:
     """Approve the one thing that waits, or answer a question with one of its options."""
     payload = {"message_id": message, "choice": choice, "comment": comment}
-    _say(_Saying(task, "approve", f"approved{f' ({choice})' if choice else ''}", payload), by, output)
+    say(Saying(task, "approve", f"approved{f' ({choice})' if choice else ''}", payload), by, output)
 
 
 @app.command()
@@ -121,7 +121,7 @@ def reject(
 ) -> None:
     """Send back what waits for approval; say why with --comment."""
     payload = {"gate": gate.value if gate else None, "message_id": message, "comment": comment}
-    _say(_Saying(task, "reject", "sent back", payload), by, output)
+    say(Saying(task, "reject", "sent back", payload), by, output)
 
 
 @app.command("workstream-result")
@@ -144,7 +144,7 @@ def workstream_result(  # noqa: PLR0913  # a command has as many parameters as o
         "artifacts": artifact or [],
         "comment": comment,
     }
-    _say(_Saying(task, "workstream-result", f"workstream {workstream} is {status.value}", payload), by, output)
+    say(Saying(task, "workstream-result", f"workstream {workstream} is {status.value}", payload), by, output)
 
 
 @app.command()
@@ -160,11 +160,11 @@ def message(
 ) -> None:
     """Say something in a task."""
     payload = {"content": content, "type": message_type.value, "workstream": workstream, "thread_id": reply_to}
-    _say(_Saying(task, "message", "said", payload), by, output)
+    say(Saying(task, "message", "said", payload), by, output)
 
 
 @dataclass(frozen=True)
-class _Saying:
+class Saying:
     """One signal. ``done`` is how it is told when it was accepted; None in the payload is left out."""
 
     task: str
@@ -176,10 +176,11 @@ class _Saying:
 
 def _approve_gate(task: str, gate: "Gate", revision: int | None, comment: str, by: str | None, output: Format) -> None:
     payload = {"revision": revision, "comment": comment}
-    _say(_Saying(task, f"approve-{gate}", f"{gate} approved", payload, gate), by, output)
+    say(Saying(task, f"approve-{gate}", f"{gate} approved", payload, gate), by, output)
 
 
-def _say(saying: _Saying, by: str | None, output: Format) -> None:
+def say(saying: Saying, by: str | None, output: Format) -> None:
+    """Send a signal and print what came of it; recorded but not processed is no error."""
     name = speaker(by)
     report = run_async(
         _send(saying, name, output),
@@ -193,7 +194,7 @@ def _say(saying: _Saying, by: str | None, output: Format) -> None:
         print(f"task {saying.task}: recorded, not processed yet (is a worker running? podctl status)")
 
 
-async def _send(saying: _Saying, by: str, output: Format) -> dict[str, Any]:
+async def _send(saying: Saying, by: str, output: Format) -> dict[str, Any]:
     from podctl.approvals import shown
     from podctl.client import Refused, new_command_id
 

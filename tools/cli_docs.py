@@ -109,6 +109,7 @@ def _shapes() -> Iterator[str]:
         "`updated_by`, `approved_by`, `threads`. `podctl thread list`: a list of threads, `podctl thread show` one, as "
         "`domain/task/models.py` describes them (`ReviewThread`)."
     )
+    yield "- `podctl agents list`: a list of what `domain/task/models.py` describes as `Agent`."
     yield "- `podctl start`: the object that `podctl list` has for the server."
     yield (
         "- `podctl task show`, and one a line `podctl watch`: the task whole, as `domain/task/models.py` describes it "
