@@ -1,5 +1,7 @@
 """The tracker: owners say how far their items are; items come, change and go by action approval only."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,13 +10,19 @@ from domain.task.commands import (
     CommentItem,
     CreateTracker,
     GrantAction,
+    RecordExternalState,
     RequestAction,
     SetEta,
     SetItemStatus,
 )
 from domain.task.models import ItemStatus, TaskState, TrackerPhase
+from domain.task.plan_file import read_plan
 from domain.task.tracker import COMMENTS_KEPT, ITEM_LIMIT, find_item, progress
+from domain.task.tracker_file import read_tracker
+from podctl.actions import read_action
 from tests.unit.task.support import Driver, executing, plan
+
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 def phase(name: str, *items: str | dict[str, Any]) -> TrackerPhase:
@@ -190,3 +198,21 @@ def test_a_change_of_an_item_keeps_what_it_does_not_name() -> None:
 def test_what_cannot_be_done_is_not_even_proposed(code: str, action: dict[str, Any]) -> None:
     driver = tracked()
     driver.refused(code, RequestAction.model_validate({"action": action}))
+
+
+def test_the_board_of_the_docs_fits_the_plan_of_the_docs() -> None:
+    driver = Driver(read_plan((DOCS / "examples" / "plan.yaml").read_text(), "plan.yaml"))
+    driver.do(read_tracker((DOCS / "examples" / "tracker.yaml").read_text(), "tracker.yaml"))
+    assert board(driver.state) == {"first": ["changelog", "party"], "later": []}
+
+
+def test_the_actions_of_the_docs_can_be_proposed_and_granted_one_after_the_other() -> None:
+    driver = Driver(read_plan((DOCS / "examples" / "plan.yaml").read_text(), "plan.yaml"))
+    driver.do(read_tracker((DOCS / "examples" / "tracker.yaml").read_text(), "tracker.yaml"))
+    driver.do(RecordExternalState(state="open", url="https://example.org/pull/7"))
+    (shown,) = re.findall(r"```json\n(.*?)```", (DOCS / "tracker.md").read_text(), re.DOTALL)
+    for line in shown.splitlines():
+        driver.do(RequestAction(action=read_action(line)))
+        driver.do(GrantAction(action_id=list(driver.state.actions)[-1]))
+    statuses = [action.status for action in driver.state.actions.values()]
+    assert statuses == ["granted", "done", "done", "done", "granted"]
