@@ -1,32 +1,14 @@
 """A task in the Temporal Web UI, in a real browser, moved on by signals that the Temporal CLI sends past podctl."""
 
-import asyncio
-import shutil
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from urllib.parse import quote
 
 import pytest
-from selenium.common.exceptions import TimeoutException
-from selenium.webdriver import Chrome, ChromeOptions
-from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.support.wait import WebDriverWait
 
-from podctl.client import PodctlClient
-from podctl.connection import connect
-from podctl.embedded import down, status, temporal_program, up
-from podctl.paths import PodctlPaths
-from podctl.processes import ProcessIdentity, free_ports
-from podctl.run_file import ServerProcess
-from tests.workflow.support import Task, Tasks, history_types
-from tools.system_programs import PROGRAMS
+from podctl.embedded import status, up
+from tests.system.web_ui import Page, Site, quiet, temporal_signal
+from tests.workflow.support import Task, Tasks, history_types, pod_input
 
-#: Seconds until a page that does not show what it should is a failure.
-PATIENCE = 60.0
-#: Seconds that one loaded page is looked at: some of what it shows it asks for once only, perhaps a moment too early.
-LOOK = 8.0
 PLAN = """
 workstreams:
   - {id: first, title: First, executor: signal}
@@ -34,109 +16,7 @@ workstreams:
 """
 #: The Temporal CLI's arguments for a signal that needs to say no more than who sends it.
 YES = ("--input", '{"by": "ann"}')
-#: The Web UI renders our Markdown in frames of its own origin.
-VISIBLE_TEXT = """
-const frames = Array.from(document.querySelectorAll("iframe"), frame => frame.contentDocument?.body?.innerText ?? "");
-return [document.body?.innerText ?? "", ...frames].join("\\n");
-"""
-
-
-@dataclass(frozen=True)
-class Site:
-    """What `podctl up` runs: a Temporal server with its Web UI, and a worker."""
-
-    paths: PodctlPaths
-    server: ServerProcess
-    podctl: PodctlClient
-
-
-class Page:
-    """A browser that looks at the Web UI."""
-
-    def __init__(self, browser: Chrome, address: str) -> None:
-        self._browser = browser
-        self._workflows = f"{address}/namespaces/default/workflows"
-
-    async def list_shows(self, query: str, *texts: str) -> None:
-        """Wait until the list of the workflows that ``query`` finds shows every text."""
-        await self._shows(f"{self._workflows}?query={quote(query)}", texts)
-
-    async def task_shows(self, task: Task, tab: str, *texts: str) -> None:
-        """Wait until the page of a task's workflow shows every text on a tab, named as in its address."""
-        run_id = (await task.handle.describe()).run_id
-        await self._shows(f"{self._workflows}/{quote(task.workflow_id, safe='')}/{run_id}/{tab}", texts)
-
-    async def _shows(self, address: str, texts: tuple[str, ...]) -> None:
-        await asyncio.to_thread(self._load_until_shown, address, texts)
-
-    def _load_until_shown(self, address: str, texts: tuple[str, ...]) -> None:
-        missing = list(texts)
-
-        def all_there(_browser: Chrome) -> bool:
-            shown = self._text()
-            missing[:] = [text for text in texts if text not in shown]
-            return not missing
-
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            self._browser.get(address)
-            try:
-                WebDriverWait(self._browser, LOOK, poll_frequency=0.1).until(all_there)
-            except TimeoutException:
-                continue
-            return
-        raise AssertionError(f"{address} does not show {missing}; it shows:\n{self._text()}")
-
-    def _text(self) -> str:
-        lines = str(self._browser.execute_script(VISIBLE_TEXT)).splitlines()
-        return "\n".join(line for line in lines if line.strip())
-
-
-@pytest.fixture(scope="module")
-async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
-    folder = tmp_path_factory.mktemp("site")
-    paths = PodctlPaths(config=folder / "config", data=folder / "data")
-    port, ui_port = free_ports(2)
-    try:
-        started = await up(paths, _quiet, port=port, ui_port=ui_port)
-        yield Site(paths, started.server, PodctlClient(await connect(paths)))
-    finally:
-        await down(paths, _quiet)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    options = ChromeOptions()
-    options.binary_location = _program("Chromium")
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",  # it does not work for root, nor in most containers; nothing but our own pages is loaded
-        "--disable-dev-shm-usage",  # containers have little of it
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # the Web UI asks for news of Temporal
-        "--window-size=1600,2400",  # text out of sight is left out of the page
-        f"--user-data-dir={tmp_path_factory.mktemp('browser')}",
-    ):
-        options.add_argument(argument)
-    # With the driver's path given, selenium looks for none and downloads nothing.
-    browser = Chrome(options=options, service=Service(executable_path=_program("Chromium driver")))
-    process = ProcessIdentity.of(browser.capabilities["goog:processID"])
-    try:
-        yield browser
-    finally:
-        browser.quit()
-        if process is not None:
-            process.end(grace=5.0)
-
-
-@pytest.fixture
-def page(site: Site, browser: Chrome) -> Page:
-    return Page(browser, f"http://127.0.0.1:{site.server.ui_port}")
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0zzbfDtYQbsPFyPdBzgMbKLU5Fy3eXx4WmTHW8GWr8"
 
 
 @pytest.fixture
@@ -145,34 +25,6 @@ async def task(site: Site, unique: Callable[[str], str]) -> Task:
     task = await Tasks(site.podctl, unique).create(PLAN)
     await temporal_signal(site, task, "approve-spec", *YES)
     return task
-
-
-async def temporal_signal(site: Site, task: Task, name: str, *arguments: str) -> None:
-    """Send a signal with the Temporal CLI."""
-    command = ["workflow", "signal", "--address", site.server.address, "--workflow-id", task.workflow_id]
-    process = await asyncio.create_subprocess_exec(
-        temporal_program(),
-        *command,
-        "--name",
-        name,
-        *arguments,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    output, _ = await process.communicate()
-    assert process.returncode == 0, output.decode()
-
-
-def _program(title: str) -> str:
-    names, package = PROGRAMS[title]
-    for name in names:
-        if found := shutil.which(name):
-            return str(Path(found).absolute())
-    pytest.fail(f"{title} is missing (Debian, Ubuntu: apt-get install {package})")
-
-
-def _quiet(_message: str) -> None:
-    pass
 
 
 async def test_it_shows_a_task_and_a_plan_approved_with_the_temporal_cli_moves_it_on(
@@ -202,6 +54,20 @@ async def test_it_shows_a_task_and_a_plan_approved_with_the_temporal_cli_moves_i
         task, "search-attributes", '"PodctlPhase": "workstream_execution"', '"PodctlNeedsApproval": false'
     )
     await page.list_shows('PodctlPhase="workstream_execution"', task.workflow_id)
+
+
+async def test_its_page_leads_to_the_gpu_pods_that_it_uses(
+    site: Site, page: Page, unique: Callable[[str], str]
+) -> None:
+    pod = unique("pod")
+    await site.podctl.register_pod(pod_input(pod, "ssh -p 1 nobody@127.0.0.1", HOST_KEY))
+    task = await Tasks(site.podctl, unique).create(f"""
+model_servers: [{{name: coder, model: org/tiny, pod: {pod}}}]
+workstreams: [{{id: work, title: Work, executor: {{type: command, argv: [make], server: coder}}}}]
+""")
+    await task.work_begins()
+    await page.task_shows(task, "user-metadata", "Model servers", pod)
+    await page.follow(pod, f"gpu-pod/{pod}", "GpuPodWorkflow")
 
 
 @dataclass(frozen=True)
@@ -260,5 +126,5 @@ async def test_without_a_worker_it_still_shows_the_phase_and_what_is_sent_then_i
         await temporal_signal(site, task, "approve-plan", *YES)
         await page.task_shows(task, "memo", '"phase": "planning"', f'"title": "Title of {task.id}"')
     finally:
-        await up(site.paths, _quiet)
+        await up(site.paths, quiet)
     await page.task_shows(task, "memo", '"phase": "workstream_execution"', '"refused": 1')
