@@ -125,10 +125,16 @@ async def replay_export(export: Export) -> Replayed:
         raise BadInput(f"a history in the file cannot be read: {error}") from error
     if not runs or not all(run.events for run in runs):
         raise BadInput("the file has a run without a history, or none at all")
-    again = _export(export.task, runs, log_of(runs, await _replay(export.task, runs)))
-    for what in ("missing_through", "closed", "events", "state"):
-        before, now = (one.model_dump(mode="json", include={what})[what] for one in (export, again))
-        difference = first_difference(before, now, what)
+    log = log_of(runs, await _replay(export.task, runs))
+    meant = export.model_dump(mode="json", include={"missing_through", "closed", "events", "state"})
+    means: dict[str, JsonValue] = {
+        "missing_through": log.missing_through,
+        "closed": log.closed,
+        "events": [event.model_dump(mode="json") for event in log.events],
+        "state": log.state.model_dump(mode="json"),
+    }
+    for what, now in means.items():
+        difference = first_difference(meant[what], now, what)
         if difference is not None:
             raise ReplayDiffers(f"task {export.task}: {difference}")
     return Replayed(

@@ -100,6 +100,8 @@ def check_sender(envelope: Envelope, _sender: Sender) -> None:
     """Raise ``Rejected('not_allowed')`` for a command from outside that only activities and podctl itself may give."""
     if isinstance(envelope.command, (*get_args(Report), ServerDue)):
         raise Rejected("not_allowed", f"{envelope.command.type} is podctl's own, when it decides or reports")
+    if envelope.by == "podctl":
+        raise Rejected("not_allowed", "'podctl' is the scheduler's own name; say who you are (--as NAME)")
 
 
 def _change(draft: Draft, command: Command) -> None:  # noqa: C901, PLR0912 - one line per kind of command

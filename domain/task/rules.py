@@ -148,8 +148,7 @@ def check_sender(envelope: Envelope, sender: Sender) -> None:
 
     podctl's own commands never come from outside, and nobody outside speaks under its name.
     """
-    if envelope.by == SCHEDULER:
-        raise Rejected("not_allowed", f"{SCHEDULER!r} is the scheduler's own name; say who you are (--as NAME)")
+    _check_speaker(envelope.by)
     rule = RULES[type(envelope.command)]
     if sender not in rule.senders:
         raise Rejected("not_allowed", f"{envelope.command.type} is {_OWNER[Sender.POD in rule.senders]}, not anybody's")
@@ -160,6 +159,7 @@ _OWNER = {False: "podctl's own, when it decides or reports", True: "what a GPU p
 
 def create_task(task: TaskInput, now: datetime) -> tuple[TaskState, tuple[Event, ...]]:
     """Return a new task and its first events, or raise ``Rejected`` for a spec or plan that cannot be used."""
+    _check_speaker(task.by)
     state = TaskState(
         task_id=task.task_id,
         title=task.title,
@@ -177,6 +177,11 @@ def create_task(task: TaskInput, now: datetime) -> tuple[TaskState, tuple[Event,
     if task.plan is not None:
         documents.update_plan(change, UpdatePlan(plan=task.plan))
     return _finish(change, growing=True)
+
+
+def _check_speaker(by: str) -> None:
+    if by == SCHEDULER:
+        raise Rejected("not_allowed", f"{SCHEDULER!r} is the scheduler's own name; say who you are (--as NAME)")
 
 
 def _finish(change: Change, *, growing: bool) -> tuple[TaskState, tuple[Event, ...]]:

@@ -16,9 +16,10 @@ from domain.task.commands import (
     TaskCommand,
     WorkstreamInterrupted,
 )
-from domain.task.models import ServerStatus
-from domain.task.rules import RULES, check_sender
+from domain.task.models import ServerStatus, TaskInput
+from domain.task.rules import RULES, check_sender, create_task
 from domain.task.signals import EXAMPLES, MODEL_SERVER, command_from_signal
+from tests.unit.task.support import START
 
 REPORT = ServerChanged(name="coder", pod="gpu1", status=ServerStatus.READY, launch_id="gpu1/coder/1")
 
@@ -52,6 +53,11 @@ def test_a_pod_decides_nothing() -> None:
 
 def test_nobody_outside_speaks_as_podctl() -> None:
     assert "--as" in refused(ApproveSpec(revision=1), Sender.PERSON, by="podctl")
+
+
+def test_no_task_begins_in_podctls_name() -> None:
+    with pytest.raises(Rejected, match="not_allowed"):
+        create_task(TaskInput(task_id="t1", title="T", by="podctl", command_id="c"), START)
 
 
 def test_every_rule_has_a_sender() -> None:
