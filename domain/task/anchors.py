@@ -7,6 +7,7 @@ not there either, the comment is outdated, until a later revision brings the tex
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import accumulate, islice
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ CONTEXT = 3
 #: Bytes of one line of them.
 _CONTEXT_LINE = 200
 #: Places that are looked at, where a text stands often.
-_CANDIDATES = 1_000
+_CANDIDATES = 100
 #: How often a stretch of changed lines is compared more closely.
 _DEPTH = 8
 
@@ -134,6 +135,8 @@ class _Changed:
         """Return the new lines, with at least ``height`` lines around each."""
         # Few sizes, so that many anchors of different heights share them.
         reach = 0 if not height else 1 << (height - 1).bit_length()
+        if (2 * reach + 1) * len(self._numbers) > len(self.lines):
+            return self._whole
         if reach not in self._excerpts:
             numbers: list[int] = []
             for number in self._numbers:
@@ -141,6 +144,10 @@ class _Changed:
                 numbers.extend(range(begin, min(len(self.lines), number + reach + 1)))
             self._excerpts[reach] = _Excerpt(self.lines, numbers)
         return self._excerpts[reach]
+
+    @cached_property
+    def _whole(self) -> "_Excerpt":
+        return _Excerpt(self.lines, range(len(self.lines)))
 
     def _touches(self, first: int, last: int) -> bool:
         position = bisect_left(self._numbers, first)

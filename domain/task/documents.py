@@ -181,7 +181,7 @@ def _write_plan(change: Change, plan: Plan, approval: Approval | None) -> None:
 
 
 def write_report(change: Change, text: str) -> None:
-    """Write the review's report, over one that is there. The digest of the review covers it; approving then names it.
+    """Write the review's report, over one that is there: the next revision of the review, which an approval names.
 
     Raises ``Rejected`` outside of review, once the review is approved, and for a text that is empty or too long.
     """
@@ -195,10 +195,22 @@ def write_report(change: Change, text: str) -> None:
     outcome = digest(f"{review.outcome_digest}\0{text}".encode())
     change.set(
         review=review.model_copy(
-            update={"report": text, "reported_by": change.by, "report_revision": revision, "digest": outcome}
+            update={
+                "revision": review.revision + 1,
+                "digest": outcome,
+                "report": text,
+                "reported_by": change.by,
+                "report_revision": revision,
+            }
         )
     )
-    change.emit("report_written", review=review.revision, revision=revision, digest=outcome, bytes=len(text.encode()))
+    change.emit(
+        "report_written",
+        review=change.state.review.revision,
+        revision=revision,
+        digest=outcome,
+        bytes=len(text.encode()),
+    )
     threads.follow(change, "report", before)
 
 

@@ -278,7 +278,7 @@ class Plan(Value):
 
 
 class Review(Value):
-    """The judgement of finished work. A revision is one entry into the review phase."""
+    """The judgement of finished work. Its revision grows with each entry into review, and with each report."""
 
     revision: int = 0
     #: Of the work's outcome and, once there is one, the report.

@@ -70,7 +70,8 @@ def agent_basis(state: TaskState, agent_type: AgentType) -> str:
         return f"spec/{state.spec.revision}"
     if agent_type is AgentType.PLANNER:
         return f"plan/{state.spec.revision}/{0 if state.plan is None else state.plan.revision}"
-    return f"review/{state.review.revision}"
+    # Not of the review's revision, which the report itself raises.
+    return f"review/{state.phase_changes}"
 
 
 def is_for(agent: Agent, basis: str) -> bool:

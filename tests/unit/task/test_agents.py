@@ -126,7 +126,7 @@ def test_agents_write_the_spec_and_the_plan_and_review_the_work() -> None:
     assert running(driver) == ["reviewer-3"]
     done(driver, "reviewer-3", text="well done")
     assert driver.state.review.report == "well done"
-    driver.do(ApproveReview(revision=1))
+    driver.do(ApproveReview(revision=2))
     assert driver.phase() is Phase.COMPLETED
     assert [e for e in driver.event_types() if e.startswith("agent")] == ["agent_started", "agent_completed"] * 3
 

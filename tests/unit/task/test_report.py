@@ -29,12 +29,13 @@ def test_a_report_is_written_and_the_approval_is_of_it() -> None:
     without = driver.state.review.digest
     report(driver, "# Fine")
     written = driver.state.review
-    assert (written.report, written.reported_by, written.revision, written.report_revision) == ("# Fine", "rita", 1, 1)
+    assert (written.report, written.reported_by, written.revision, written.report_revision) == ("# Fine", "rita", 2, 1)
     assert written.digest != without
     report(driver, "# Fine indeed")
     assert driver.state.review.report_revision == 2
     assert driver.events[-1].payload["bytes"] == len("# Fine indeed")
-    driver.do(ApproveReview())
+    driver.refused("stale_revision", ApproveReview(revision=2))
+    driver.do(ApproveReview(revision=3))
     approved = next(event for event in driver.events if event.type == "review_approved")
     assert approved.payload["digest"] == driver.state.review.digest
 
@@ -47,7 +48,7 @@ def test_another_review_begins_without_a_report() -> None:
     driver.do(Evaluate())
     assert driver.phase() is Phase.REVIEW
     assert (driver.state.review.report, driver.state.review.report_revision) == ("", 1)
-    assert driver.state.review.revision == 2
+    assert driver.state.review.revision == 3
 
 
 @pytest.mark.parametrize(
