@@ -62,7 +62,6 @@ def _workstream(state: TaskState, subject: WorkstreamRun) -> dict[str, JsonValue
         "title": draft.title,
         "description": draft.description,
         "attempt": subject.attempt,
-        "last_error": state.workstreams[subject.ws_id].error,
         "dependencies": dependencies,
     }
 
