@@ -243,7 +243,8 @@ def _agent_matters(state: TaskState) -> Iterator[Matter]:
                 f"agent/{agent.agent_id}",
                 InboxKind.AGENT_AWAITING_INPUT,
                 text + (f" ({preview(agent.instructions)})" if agent.instructions else ""),
-                f"podctl agents done {task} {agent.agent_id}",
+                f"podctl agents done {task} {agent.agent_id} "
+                + ("--plan FILE" if agent.agent_type is AgentType.PLANNER else "--file FILE"),
             )
     stuck = deadlocked(state)
     if stuck:

@@ -1,5 +1,8 @@
 """Agents against a real Temporal server: programs on a pod write the plan, people and programs outside report."""
 
+import re
+from pathlib import Path
+
 from pydantic import JsonValue
 
 from domain.task.models import TaskConfig
@@ -15,6 +18,7 @@ with open(os.environ["PODCTL_OUTPUT"], "w") as plan:
     plan.write(f"workstreams: [{{id: {told['spec']['content']}, title: Only part, executor: signal}}]")
 print("wrote the plan")
 """
+DOCUMENT = Path(__file__).parents[2] / "docs" / "agents.md"
 #: Writes no plan at first, and one that is none the second time.
 SECOND_THOUGHTS = """
 import os, sys
@@ -50,6 +54,15 @@ async def test_a_program_on_a_pod_writes_the_plan(tasks: Tasks, pod: SimulatedPo
     await task.ok("approve-plan", revision=1)
     await task.ok("workstream-result", workstream="leaflet", status="completed")
     await task.reaches("review")
+
+
+async def test_the_planner_of_the_page_of_agents_works(tasks: Tasks, pod: SimulatedPod) -> None:
+    [program] = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    task = await tasks.create(spec="# Leaflet\n- Draw it\n- Print it\n", config=settings(pod, program))
+    await task.ok("approve-spec")
+    state = await task.until(lambda state: state.plan, "there is a plan")
+    assert state.plan
+    assert [draft.title for draft in state.plan.workstreams.values()] == ["Draw it", "Print it"]
 
 
 async def test_a_planner_that_fails_or_writes_no_plan_is_tried_again(tasks: Tasks, pod: SimulatedPod) -> None:

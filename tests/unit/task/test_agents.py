@@ -373,7 +373,10 @@ def test_an_agent_by_signal_starts_nothing_and_the_inbox_says_how_to_report() ->
     driver = with_agents(executor=OUTSIDE)
     assert not [action for action in driver.actions() if isinstance(action, RunCommand)]
     [item] = driver.state.inbox.values()
-    assert (item.kind, item.command) == (InboxKind.AGENT_AWAITING_INPUT, "podctl agents done t1 spec-writer-1")
+    assert (item.kind, item.command) == (
+        InboxKind.AGENT_AWAITING_INPUT,
+        "podctl agents done t1 spec-writer-1 --file FILE",
+    )
     message = driver.refused("content_empty", AgentDone(agent_id="spec-writer-1"), by="ann")
     assert "text" in message
     driver.do(AgentDone(agent_id="spec-writer-1", text="# Build it"), by="ann")
