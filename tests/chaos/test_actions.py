@@ -45,9 +45,9 @@ class Told:
         """Let the program end."""
         (self.site.machine.folder / "home" / "go").touch()
 
-    async def propose(self) -> None:
+    async def propose(self, program: str = PROGRAM) -> None:
         await self.site.create_task(self.task_id, PLAN)
-        executor = CommandExecutor(argv=("sh", "-c", PROGRAM), pod=self.site.pod_name)
+        executor = CommandExecutor(argv=("sh", "-c", program), pod=self.site.pod_name)
         request = RequestAction(action=RunAction(executor=executor), reason="it is time")
         await self.site.client.execute_task(self.task_id, request, by="bob")
 
@@ -201,7 +201,7 @@ async def _assert_done_once(told: Told) -> None:
     await told.site.assert_nothing_left()
 
 
-@pytest.mark.parametrize("point", ["stop.before-term", "stop.before-reply"])
+@pytest.mark.parametrize("point", ["stop.before-term", "stop.before-kill", "stop.before-reply"])
 async def test_what_a_cancelled_task_runs_is_stopped_once_the_worker_is_back(
     client: Client, point: str, unique: Callable[[str], str], tmp_path: Path
 ) -> None:
@@ -210,7 +210,8 @@ async def test_what_a_cancelled_task_runs_is_stopped_once_the_worker_is_back(
         site(client, machine, tmp_path / "site") as made,
     ):
         told = Told(made, unique("cancelled"))
-        await told.propose()
+        # Else no stop would come as far as KILL.
+        await told.propose(f"trap '' TERM; {PROGRAM}" if point == "stop.before-kill" else PROGRAM)
         await told.grant()
 
         async def started() -> bool:
