@@ -17,7 +17,7 @@ from tests.workflow.support import raw
 #: Ids that may exist in the tasks that are fuzzed, and some that do not.
 IDS = (
     *("docs", "docs", "second", "third", "gone"),
-    *(f"{kind}-{number}" for kind in ("m", "r", "a", "writer") for number in range(1, 6)),
+    *(f"{kind}-{number}" for kind in ("m", "t", "action", "writer", "spec-writer") for number in range(1, 6)),
     *("write/spec", "approve/spec/1/0", "../../etc", "a/b", "first", "handbook"),
 )
 WILD: tuple[Any, ...] = (
