@@ -27,6 +27,7 @@ from domain.entity import Event
 from domain.task.commands import PostMessage
 from domain.task.models import TaskConfig, TaskState
 from podctl.client import NoWorker, PodctlClient
+from podctl.deletion import deletable
 from podctl.embedded import DYNAMIC_CONFIGURATION, temporal_program
 from podctl.events import read_log
 from podctl.export import ReplayDiffers, export_task, replay_export
@@ -270,6 +271,7 @@ workstreams:
     assert Counter(message.content for message in state.messages.values())["once"] == 1
     export = await export_task(podctl, task.id)
     assert len(export.runs) == len(await run_ids(short_runs, task.workflow_id)) >= 3
+    assert {*(await deletable(podctl, task.id)).runs} == {run.run_id for run in export.runs}
     assert (await replay_export(export)).events == len(log.events)
     # What a run began with is part of what is compared: it is where the run before it ended.
     other = export.model_copy(update={"runs": (export.runs[0], *export.runs[2:])})

@@ -105,6 +105,17 @@ async def test_a_live_task_is_exported_and_neither_archived_nor_deleted(
     assert (await podctl.json("task", "show", name))["title"] == "A title"
 
 
+async def test_a_task_that_no_worker_has_taken_up_is_exported_as_it_is(
+    podctl_without_worker: CommandLine, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    name = unique("task")
+    await podctl_without_worker("task", "create", "A title", "--id", name, "--as", "ann")
+    written = await podctl_without_worker.json("export", name, "-f", str(tmp_path / "new.json"))
+    assert (written["events"], written["closed"], written["missing_through"]) == (0, False, 0)
+    assert (await podctl_without_worker.json("replay", str(tmp_path / "new.json")))["events"] == 0
+    assert "there is no task" in (await podctl_without_worker("export", unique("other"), status=1)).errors
+
+
 async def test_archiving_leaves_the_file_and_nothing_else(
     podctl: CommandLine, working: PodctlClient, finished: str, tmp_path: Path
 ) -> None:
