@@ -411,7 +411,9 @@ async def test_a_notify_hook_that_runs_when_a_run_begins_anew_is_not_called_agai
 
         await eventually(began_anew, "the next run has begun")
         await task.until(lambda state: state.inbox["approve/spec/1/0"].notified_at, "the call is known of")
-        await task.work_begins()
-        await task.reaches("workstream_execution")
+        await task.ok("approve-spec")
+        # Approved sooner, the plan would not wait for anybody any more, and nobody would be told of it.
+        await task.until(lambda state: state.inbox["approve/plan/1/1"].notified_at, "the next call is known of")
+        await task.ok("approve-plan")
         told = [json.loads(line)["item"] for line in (tmp_path / "told").read_text().splitlines()]
         assert told == ["approve/spec/1/0", "approve/plan/1/1"]
