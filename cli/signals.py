@@ -11,7 +11,9 @@ from cli.output import Format, OutputOption, print_json, run_async
 from cli.task import TaskArgument
 
 if TYPE_CHECKING:
-    from podctl.approvals import Gate, Shown
+    from domain.task.models import Message
+    from domain.task.waits import Gate
+    from podctl.approvals import Shown
     from podctl.client import PodctlClient
 
 app = typer.Typer(
@@ -105,6 +107,12 @@ def approve(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Approve the one thing that waits, or answer a question with one of its options."""
+    if message is None and choice is None:
+        found = run_async(_one_that_waits(task), when_interrupted="interrupted: nothing was approved")
+        if isinstance(found, str):
+            _approve_gate(task, found, None, comment, by, output)
+            return
+        message = found.message_id if found else None
     payload = {"message_id": message, "choice": choice, "comment": comment}
     say(Saying(task, "approve", f"approved{f' ({choice})' if choice else ''}", payload), by, output)
 
@@ -192,6 +200,12 @@ def say(saying: Saying, by: str | None, output: Format) -> None:
         print(f"task {saying.task}: {saying.done}, by {name}")
     else:
         print(f"task {saying.task}: recorded, not processed yet (is a worker running? podctl status)")
+
+
+async def _one_that_waits(task: str) -> "Gate | Message | None":
+    from podctl.approvals import one_that_waits
+
+    return await one_that_waits(await open_client(), task)
 
 
 async def _send(saying: Saying, by: str, output: Format) -> dict[str, Any]:

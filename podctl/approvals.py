@@ -1,13 +1,11 @@
 """What a person is about to approve, as the task's history shows it."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from domain.ids import task_workflow_id
-from domain.task.models import TaskState
+from domain.task.models import Message, TaskState
+from domain.task.waits import Gate, waiting_gate
 from podctl.client import PodctlClient
-
-Gate = Literal["spec", "plan", "review"]
 
 
 @dataclass(frozen=True)
@@ -26,9 +24,27 @@ async def shown(client: PodctlClient, task_id: str, gate: Gate) -> Shown:
 
     Read from the history, so it needs no worker. Raises ``NotFound``.
     """
-    state = (await client.log(task_workflow_id(task_id))).state
-    if not isinstance(state, TaskState):
-        raise TypeError(type(state).__name__)
+    state = await _state(client, task_id)
     subject = {"spec": state.spec, "plan": state.plan, "review": state.review}[gate]
     revision, digest = (0, "") if subject is None else (subject.revision, subject.digest)
     return Shown(task=task_id, title=state.title, gate=gate, revision=revision, digest=digest)
+
+
+async def one_that_waits(client: PodctlClient, task_id: str) -> Gate | Message | None:
+    """Return the one thing that waits for an approval, a gate or a question; None where it is not just one.
+
+    Whoever approves 'what waits' means what waits now: sent by its name, it cannot be taken for what waits next.
+    """
+    state = await _state(client, task_id)
+    questions = [m for m in state.open_approvals() if m.approval is not None and "approve" in m.approval.options]
+    gate = waiting_gate(state)
+    if gate is not None:
+        return None if questions else gate
+    return questions[0] if len(questions) == 1 else None
+
+
+async def _state(client: PodctlClient, task_id: str) -> TaskState:
+    state = (await client.log(task_workflow_id(task_id))).state
+    if not isinstance(state, TaskState):
+        raise TypeError(type(state).__name__)
+    return state

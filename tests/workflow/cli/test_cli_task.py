@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from domain.task.commands import UpdateSpec
+from domain.task.commands import RequestApproval, UpdateSpec
 from podctl.client import PodctlClient
 from tests.workflow.cli.support import CommandLine
 from tests.workflow.support import eventually
@@ -229,6 +229,19 @@ async def test_what_comes_too_early_twice_or_too_late_is_refused_with_its_code(
     assert refused.errors.startswith("error: invalid_phase: ")
     shown = await podctl.json("task", "show", task)
     assert [refusal["code"] for refusal in shown["refusals"]][:2] == ["stale_revision", "already_approved"]
+
+
+async def test_approving_what_waits_names_it_so_that_it_is_not_taken_for_what_waits_next(
+    podctl: CommandLine, working: PodctlClient, task: str
+) -> None:
+    first = await podctl.json("signal", "approve", task, "--as", "ann")
+    assert (first["signal"], first["revision"]) == ("approve-spec", 1)
+    assert (await podctl.json("task", "show", task))["plan"]["approval"] is None
+    assert f"approving the plan of task {task}" in (await podctl("signal", "approve", task)).output
+    await working.execute_task(task, RequestApproval(content="go on?"), by="bob")
+    report = await podctl.json("signal", "approve", task)
+    assert report["signal"] == "approve"
+    assert (await podctl("signal", "approve", task, status=1)).errors.startswith("error: nothing_to_approve: ")
 
 
 async def test_a_rejected_plan_stays_with_the_reason(podctl: CommandLine, task: str) -> None:
