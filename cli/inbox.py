@@ -12,6 +12,8 @@ from cli.task import TaskArgument
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from rich.console import RenderableType
+
     from podctl.inbox import Inbox, InboxRow
 
 app = typer.Typer(invoke_without_command=True)
@@ -51,6 +53,10 @@ def inbox(  # a command has as many parameters as options
     rows = _shown(found.rows, unread=unread)
     if output is Format.JSON:
         print_json(rows)
+    elif sys.stdout.isatty() and rows:
+        from cli.render import print_view
+
+        print_view(_view(rows, everybody=everybody))
     else:
         columns, cells = _cells(rows, everybody=everybody)
         print_table(columns, cells, empty=_empty(name, unread=unread))
@@ -97,13 +103,10 @@ async def _watch(name: str | None, output: Format, *, unread: bool) -> None:
         from rich.console import Console
         from rich.live import Live
 
-        from cli.output import terminal_table
-
         with Live(console=Console(), auto_refresh=False, vertical_overflow="crop") as live:
             while True:
                 rows = _shown((await read_inbox(client, name)).rows, unread=unread)
-                columns, cells = _cells(rows, everybody=name is None)
-                live.update(terminal_table(columns, cells) if cells else _empty(name, unread=unread), refresh=True)
+                live.update(_view(rows, everybody=name is None) if rows else _empty(name, unread=unread), refresh=True)
                 await asyncio.sleep(LOOK_INTERVAL)
     told: set[InboxRow] = set()
     while True:
@@ -140,6 +143,24 @@ def _cells(rows: "Iterable[InboxRow]", *, everybody: bool) -> "tuple[Sequence[st
         for row in rows
     ]
     return without_empty(columns, cells)
+
+
+def _view(rows: "Iterable[InboxRow]", *, everybody: bool) -> "RenderableType":
+    """Return items as a terminal shows them: the command of each whole and on a line of its own, to be copied."""
+    from rich.text import Text
+
+    from cli.render import BUSY, QUIET, ago, plain
+
+    shown = Text()
+    for row in rows:
+        shown.append(row.task, style="bold")
+        recipient = f"  for {plain(row.recipient)}" if everybody else ""
+        shown.append(f"  {row.item}  {ago(row.created_at)}{recipient}\n", style=QUIET)
+        shown.append(f"  {_what(row)}\n")
+        if row.command:
+            shown.append(f"  {plain(row.command)}\n", style=BUSY)
+    shown.rstrip()
+    return shown
 
 
 def _what(row: "InboxRow") -> str:

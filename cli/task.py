@@ -115,12 +115,19 @@ def list_tasks(
     chosen = phase is not None or needs_approval
     print_table(
         ("task", "phase", "done", "begun", "title", "waits for"),
-        [(r.task, r.phase, r.progress, ago(r.created_at), r.title, next(iter(r.waits_for), "")) for r in rows],
+        [(r.task, r.phase, r.progress, ago(r.created_at), r.title, _first_reason(r)) for r in rows],
         empty="there is no such task"
         if chosen
         else "no task is under way (--all lists those that are over); begin one: "
         'podctl task create "TITLE" --spec FILE --plan FILE',
+        cut={"title"},
     )
+
+
+def _first_reason(row: "TaskRow") -> str:
+    """Return what a task waits for; the command that moves it on is shown by ``task show`` and ``inbox``."""
+    reason = next(iter(row.waits_for), "")
+    return reason.partition(": podctl ")[0]
 
 
 @app.command()

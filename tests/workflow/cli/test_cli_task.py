@@ -185,6 +185,19 @@ async def test_a_task_fits_a_terminal_of_eighty_columns_and_says_first_what_it_w
         assert whole in shown
 
 
+async def test_on_a_terminal_the_inbox_has_each_command_on_a_line_of_its_own(
+    podctl: CommandLine, unique: Callable[[str], str]
+) -> None:
+    me = unique("ann")
+    mine = unique("a-task-with-a-long-name")
+    await podctl("task", "create", "T", "--id", mine, "--as", me)
+    for words in (("inbox", "--as", me), ("inbox", "--as", me, "--watch")):
+        async with podctl.on_terminal(*words, columns=80) as terminal:
+            await terminal.shows("the task has no spec yet")
+            assert max(len(line) for line in terminal.text.splitlines()) <= 80
+            assert f"{mine}  write/spec  " in terminal.text
+
+
 async def test_the_inbox_can_be_watched(podctl: CommandLine, unique: Callable[[str], str]) -> None:
     me, task = unique("ann"), unique("task")
     async with podctl.started("inbox", "--watch", "--as", me) as watching:
