@@ -59,7 +59,7 @@ Memory = Annotated[float, BeforeValidator(parse_memory), Field(gt=0, le=1), _als
 Context = Annotated[int, BeforeValidator(parse_context), Field(ge=1, le=100_000_000), _also_text("integer")]
 #: Seconds between TERM and KILL. The drain that vLLM is given is derived from it.
 Grace = Annotated[float, BeforeValidator(parse_seconds), Field(ge=0, le=3600)]
-IdleTtl = Annotated[float, BeforeValidator(parse_seconds), Field(gt=0, le=31_536_000)]
+IdleTtl = Annotated[float, BeforeValidator(parse_seconds), Field(gt=0, le=31_536_000), _also_text("number")]
 #: ``on-failure``: launched again after a failure of its own that another launch may cure. ``always``: after whatever
 #: ended it, except a stop asked of podctl.
 RestartPolicy = Literal["never", "on-failure", "always"]

@@ -15,6 +15,8 @@ FILE_LIMIT = 2 * 1024 * 1024
 #: What we read is a few levels deep; parsers recurse, so what is deeper than this is refused before it is built.
 _DEPTH_LIMIT = 20
 _PROBLEMS_SHOWN = 20
+#: What lists and mappings are without a tag.
+_COLLECTIONS = frozenset({"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"})
 
 M = TypeVar("M", bound=BaseModel)
 Path = Sequence[str | int]
@@ -116,6 +118,8 @@ class _Reader:
 
     def plain(self, node: yaml.Node) -> Any:  # noqa: ANN401 - whatever the file says
         """Return a node's value; a key that stands twice is a mistake, not an overwrite."""
+        if isinstance(node, yaml.CollectionNode) and node.tag not in _COLLECTIONS:
+            raise BadInput(f"{_place(self._source, node.start_mark)}: the tag {node.tag[:60]!r} is not allowed here")
         if isinstance(node, yaml.MappingNode):
             mapping: dict[Any, Any] = {}
             for key_node, value_node in node.value:

@@ -132,6 +132,26 @@ def test_whatever_is_edited_an_anchor_is_on_its_text_or_outdated(
         assert again == now
 
 
+PIECES = ["a", "b", "ab", "a\nb", "\n", "\n\n", "\r\n", " ", "x" * 300, "é\r"]
+TEXTS = st.lists(st.sampled_from(PIECES), max_size=25).map("".join)
+
+
+@given(
+    TEXTS,
+    st.lists(TEXTS, max_size=4),
+    st.sampled_from(["a", "b\na", "a\nb", "\na", "b\n", "a\r\nb"]),
+    st.integers(1, 9),
+)
+def test_words_are_followed_as_lines_are(first: str, edits: list[str], selected: str, near: int) -> None:
+    if "\n".join(lines_of(selected)) not in "\n".join(lines_of(first)):
+        return
+    now = [Moved(place(words(selected, near), first), outdated=False)]
+    for before, after in itertools.pairwise([first, *edits, first]):
+        now = follow(now, before, after)
+        assert now[0].outdated or is_there(now[0], after)
+        assert now[0].outdated or now[0].anchor.line_end <= len(lines_of(after))
+
+
 @given(LINES, st.data())
 def test_edits_elsewhere_take_an_anchor_along(written: list[str], data: st.DataObject) -> None:
     """Every line is told from every other, so the place is known exactly."""

@@ -70,7 +70,13 @@ workstreams = st.fixed_dictionaries(
 )
 servers = st.fixed_dictionaries(
     {"name": names, "model": st.sampled_from(["org/model", "/path with/ä", "yes"]), "pod": names},
-    optional={"gpus": st.integers(1, 8), "memory": st.floats(1e-12, 1), "context": st.integers(1, 10**8)},
+    optional={
+        "gpus": st.integers(1, 8),
+        "memory": st.floats(1e-12, 1),
+        "context": st.integers(1, 10**8),
+        "restart": st.sampled_from(["never", "on-failure", "always"]),
+        "idle_ttl": st.floats(1e-9, 31_536_000),
+    },
 )
 
 

@@ -219,6 +219,41 @@ async def test_files_are_written_and_stale_ones_refused(podctl: CommandLine, tas
         assert "is larger than 4,194,304 bytes" in (await podctl(*words, status=2)).errors
 
 
+@pytest.mark.parametrize(
+    ("data", "place", "problem"),
+    [
+        (
+            PLAN.replace("title: First", "titel: First\n    title: One"),
+            ":4:5",
+            "workstreams[0].titel: there is no such field",
+        ),
+        (PLAN.replace("[first]", "first"), ":8:5", "workstreams[1].depends_on: "),
+        (PLAN.replace("id: first", "id: first\n    depends_on: [second]"), ":4:5", "first -> second -> first"),
+        (PLAN.replace("id: second", "id: first"), ":6:5", "'first' stands twice"),
+        (PLAN.replace("executor: signal", "executor: magic"), ":5:5", "workstreams[0].executor: "),
+        (PLAN.replace("title: First", "title: First: Second"), ":4:17", "this is not YAML"),
+        (PLAN.replace("title: First", "title: First\n    title: One"), ":5:5", "stands here for the second time"),
+        (PLAN.replace("title: First", "\ttitle: First"), ":4:5", "this is not YAML"),
+        (PLAN.replace("title: First", "title: First\0"), ":4:17", "U+0000"),
+        (PLAN.replace("title: First", "title: !!python/object/apply:os.system [x]"), ":4:12", "is not allowed here"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n", ":1:4", "anchors and aliases are not allowed"),
+        ("a: " + "[" * 50_000, ":1:23", "nested deeper"),
+        (PLAN.encode("utf-16"), ":1:1", "this is not UTF-8 text"),
+        (PLAN.replace("First", "F\udcff"), ":4:13", "this is not UTF-8 text"),
+        ("", "", "the file is empty"),
+    ],
+    ids=[*map(str, range(15))],
+)
+async def test_a_plan_file_that_cannot_be_used_is_told_with_its_place(
+    podctl_without_worker: CommandLine, tmp_path: Path, data: str | bytes, place: str, problem: str
+) -> None:
+    file = tmp_path / "plan.yaml"
+    file.write_bytes(data if isinstance(data, bytes) else data.encode("utf-8", "surrogateescape"))
+    done = await podctl_without_worker("task", "create", "T", "--plan", str(file), status=2)
+    assert f"error: {file}{place}: " in done.errors
+    assert problem in done.errors
+
+
 async def test_a_plan_is_shown_as_its_file_and_as_a_tree(
     podctl: CommandLine, unique: Callable[[str], str], tmp_path: Path
 ) -> None:
