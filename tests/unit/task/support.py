@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
 import pytest
@@ -27,8 +28,10 @@ from domain.task.models import (
     TaskConfig,
     TaskInput,
 )
+from domain.task.rejections import COMMON
 from domain.task.rules import RULES, apply, create_task
 from domain.task.schedule import Action, Command, next_actions
+from podctl.explain import explain
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 AUTOMATIC = Gates.model_validate({"spec": "auto", "plan": "auto", "execution": "auto", "review": "auto"})
@@ -98,6 +101,7 @@ class Driver:
         with pytest.raises(Rejected) as caught:
             self.apply(command, by)
         assert caught.value.code == code, caught.value
+        check_refusal(command, code)
         assert self.state.model_dump_json() == before
         return caught.value.message
 
@@ -132,6 +136,16 @@ def check_events(events: Sequence[Event]) -> None:
         assert event.type in EVENTS, f"{event.type} is not in domain/task/events.py"
         unknown = event.payload.keys() - set(EVENTS[event.type].fields)
         assert not unknown, f"{event.type} in domain/task/events.py lacks the fields {sorted(unknown)}"
+
+
+def check_refusal(command: TaskCommand, code: str) -> None:
+    """Check that a command's page (podctl explain) has the code with which it was refused."""
+    assert code in _told(command.type), f"podctl explain {command.type} does not tell of {code}"
+
+
+@cache
+def _told(command: str) -> frozenset[str]:
+    return frozenset({*explain(command).rejections, *COMMON})
 
 
 def check_decision(decision: Command) -> None:

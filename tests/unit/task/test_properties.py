@@ -132,7 +132,7 @@ from domain.task.summary import listed_items, memo, search_values
 from domain.task.threads import document_revision, document_text
 from domain.task.tracker import find_item, owner_of
 from domain.task.waits import open_matters, waits_for
-from tests.unit.task.support import START, check_decision, check_events
+from tests.unit.task.support import START, check_decision, check_events, check_refusal
 
 IDS = ["a", "b", "c", "d", "e"]
 SERVERS = ["s1", "s2"]
@@ -455,7 +455,8 @@ def play(task: TaskInput, sequence: Sequence[Step]) -> Iterator[tuple[TaskState,
         try:
             by = SCHEDULER if isinstance(command, AgentDone) and command.result.run is not None else "ann"
             state, events = apply(state, Envelope(command_id=f"c{number}", by=by, command=command), now)
-        except Rejected:
+        except Rejected as rejected:
+            check_refusal(command, rejected.code)
             yield before, state, None
         else:
             yield before, state, events
