@@ -35,7 +35,7 @@ async def test_agents_outside_write_spec_plan_and_report(podctl: CommandLine, ta
     assert (record["agent_type"], record["status"]) == ("spec_writer", "running")
     # What its inbox says to type is what is typed.
     [item] = [row for row in await podctl.json("inbox", "--as", "ann") if row["task"] == task]
-    assert item["command"] == f"podctl agents done {task} {writer}"
+    assert item["command"] == f"podctl agents done {task} {writer} --file FILE"
     assert f"said to {writer}" in (await podctl("agents", "message", task, writer, "she wants it short")).output
     spec = tmp_path / "spec.md"
     spec.write_text("# What is wanted\n\nA leaflet.\n")
