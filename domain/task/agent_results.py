@@ -1,7 +1,7 @@
 """What agents report: their work goes into spec, plan, review or workstream; a failure is tried again, then asked."""
 
 from domain.errors import Rejected
-from domain.task import agents, documents, work
+from domain.task import agent_records, agents, documents, work
 from domain.task.change import Change
 from domain.task.commands import (
     AgentDone,
@@ -20,8 +20,8 @@ from domain.task.size import fit
 
 def agent_done(change: Change, command: AgentDone) -> None:
     """Take what an agent made. What cannot be used is refused to a person, and is a failure of a program."""
-    agent = agents.find(change, command.agent_id)
-    agents.check_active(agent)
+    agent = agent_records.find(change, command.agent_id)
+    agent_records.check_active(agent)
     state, events = change.state, list(change.events)
     try:
         _take(change, agent, command)
@@ -35,26 +35,26 @@ def agent_done(change: Change, command: AgentDone) -> None:
 
 def agent_failed(change: Change, command: AgentFailed) -> None:
     """Take a failure: tried again after a growing delay while attempts are left, else a person decides."""
-    agent = agents.find(change, command.agent_id)
-    agents.check_active(agent)
+    agent = agent_records.find(change, command.agent_id)
+    agent_records.check_active(agent)
     _fail(change, agent, command.error, command.result, recoverable=command.recoverable)
 
 
 def agent_interrupted(change: Change, command: AgentInterrupted) -> None:
     """Take it that nobody saw how an agent's run ended. It is never just repeated: a person decides."""
-    agent = agents.find(change, command.agent_id)
-    agents.check_active(agent)
-    agents.end(change, agent, AgentStatus.INTERRUPTED, error=command.reason)
-    agents.ask_about_failure(change, agent, command.reason)
+    agent = agent_records.find(change, command.agent_id)
+    agent_records.check_active(agent)
+    agent_records.end(change, agent, AgentStatus.INTERRUPTED, error=command.reason)
+    agent_records.ask_about_failure(change, agent, command.reason)
 
 
 def interrupt_agent(change: Change, command: InterruptAgent) -> None:
     """End an agent's work on a person's word; a workstream's attempt ends with it."""
-    agent = agents.find(change, command.agent_id)
+    agent = agent_records.find(change, command.agent_id)
     if not agent.active:
-        agents.check_active(agent)
+        agent_records.check_active(agent)
     reason = f"interrupted by {change.by}" + (f": {command.reason}" if command.reason else "")
-    agents.end(change, agent, AgentStatus.INTERRUPTED, error=reason)
+    agent_records.end(change, agent, AgentStatus.INTERRUPTED, error=reason)
     if agent.workstream_id is not None:
         work.interrupt_workstream(change, InterruptWorkstream(ws_id=agent.workstream_id, reason=command.reason))
 
@@ -66,7 +66,9 @@ def _take(change: Change, agent: Agent, command: AgentDone) -> None:
             result = result.model_copy(update={"text": command.text})
         work.complete_workstream(change, CompleteWorkstream(ws_id=agent.workstream_id, result=result))
         return
-    agents.end(change, agent, AgentStatus.COMPLETED, output=command.text or command.result.text, result=command.result)
+    agent_records.end(
+        change, agent, AgentStatus.COMPLETED, output=command.text or command.result.text, result=command.result
+    )
     if agent.agent_type is AgentType.PLANNER:
         if command.plan is None or not command.plan.workstreams:
             raise Rejected("plan_empty", f"{agent.agent_id} made no plan with workstreams: plan")
@@ -84,17 +86,17 @@ def _take(change: Change, agent: Agent, command: AgentDone) -> None:
 
 def _fail(change: Change, agent: Agent, error: str, result: Result | None, *, recoverable: bool) -> None:
     if agent.workstream_id is not None:
-        agents.end(change, agent, AgentStatus.FAILED, error=error)
+        agent_records.end(change, agent, AgentStatus.FAILED, error=error)
         work.fail_workstream(
             change, FailWorkstream(ws_id=agent.workstream_id, error=error, recoverable=recoverable, result=result)
         )
         return
     config = change.state.config
     if agent.executor is None or not recoverable or agent.attempt >= config.agent_attempts:
-        agents.end(change, agent, AgentStatus.FAILED, error=error, result=result)
+        agent_records.end(change, agent, AgentStatus.FAILED, error=error, result=result)
         if agent.executor is not None:
-            agents.ask_about_failure(change, agent, error)
+            agent_records.ask_about_failure(change, agent, error)
         return
     delays = config.failure_cooldown_seconds or (0.0,)
     retry_at = agents.try_again(change, agent, delays[min(agent.attempt, len(delays)) - 1])
-    agents.end(change, agent, AgentStatus.FAILED, error=error, result=result, retry_at=retry_at)
+    agent_records.end(change, agent, AgentStatus.FAILED, error=error, result=result, retry_at=retry_at)

@@ -3,6 +3,7 @@
 from domain.errors import Rejected
 from domain.task import (
     actions,
+    agent_records,
     agents,
     documents,
     lifecycle,
@@ -40,8 +41,8 @@ def request_approval(change: Change, command: RequestApproval) -> None:
         raise Rejected("invalid_options", f"the options {', '.join(command.options)} name one twice")
     ws_id = command.workstream_id
     if command.agent_id is not None:
-        agent = agents.find(change, command.agent_id)
-        agents.check_active(agent)
+        agent = agent_records.find(change, command.agent_id)
+        agent_records.check_active(agent)
         ws_id = ws_id or agent.workstream_id
     if ws_id is not None:
         workstream = change.workstream(ws_id)
@@ -224,9 +225,9 @@ def _decide_workstream(change: Change, ws_id: str, choice: str, comment: str) ->
 
 def message_agent(change: Change, command: MessageAgent) -> None:
     """Say something to an agent; what it asked and waits for is answered by it."""
-    agent = agents.find(change, command.agent_id)
+    agent = agent_records.find(change, command.agent_id)
     messages.check_content(command.content)
-    agents.check_active(agent)
+    agent_records.check_active(agent)
     message = messages.post(change, command.content, agent_id=agent.agent_id, workstream_id=agent.workstream_id)
 
     def asked(m: Message) -> bool:

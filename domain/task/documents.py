@@ -3,7 +3,7 @@
 from pydantic import JsonValue
 
 from domain.errors import Rejected
-from domain.task import agents, messages, serving, threads, work
+from domain.task import agent_records, messages, serving, threads, work
 from domain.task.change import Change, check_length, names
 from domain.task.commands import (
     ApprovePlan,
@@ -61,7 +61,7 @@ def update_spec(change: Change, command: UpdateSpec) -> None:
     spec = change.state.spec
     change.emit("spec_updated", revision=spec.revision, digest=spec.digest, bytes=len(whole.encode()))
     threads.follow(change, "spec", before)
-    agents.written_by_hand(change, AgentType.SPEC_WRITER)
+    agent_records.written_by_hand(change, AgentType.SPEC_WRITER)
 
 
 def check_spec(text: str) -> None:
@@ -75,7 +75,7 @@ def update_plan(change: Change, command: UpdatePlan) -> None:
     _check_base("plan", command.base_revision, revision)
     _write_plan(change, check_plan(command.plan), approval=None)
     change.set(hold=None)
-    agents.written_by_hand(change, AgentType.PLANNER)
+    agent_records.written_by_hand(change, AgentType.PLANNER)
 
 
 def reassign_executor(change: Change, command: ReassignExecutor) -> None:

@@ -6,6 +6,7 @@ from typing import Literal
 from domain.errors import Rejected
 from domain.task import (
     actions,
+    agent_records,
     agents,
     documents,
     messages,
@@ -219,7 +220,7 @@ def cancel_task(change: Change, command: CancelTask) -> None:
     check_length("the reason", command.reason, messages.MESSAGE_LIMIT, "post it as a message before")
     reason = f"task cancelled by {change.by}" + (f": {command.reason}" if command.reason else "")
     work.stop_all(change, reason[: work.RESULT_LIMIT])
-    agents.end_where(change, lambda _: True, reason)
+    agent_records.end_where(change, lambda _: True, reason)
     change.set(cancelled_by=change.by, cancel_reason=command.reason)
     change.emit("task_cancelled", reason=command.reason)
     _move(change, Phase.CANCELLED, reason)
@@ -276,7 +277,7 @@ def _move(change: Change, to: Phase, reason: str) -> None:
         hold=Hold(reason=reason or "no reason given", by=change.by, since=change.now) if backward else None,
     )
     change.emit("phase_changed", **{"from": before.value}, to=to.value, reason=reason)
-    agents.end_with_phase(change)
+    agent_records.end_with_phase(change)
     _ENTER[to](change, before)
 
 

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from domain import ids
 from domain.errors import Rejected
-from domain.task import agents, messages, serving
+from domain.task import agent_records, messages, serving
 from domain.task.change import Change, check_length
 from domain.task.commands import (
     CompleteWorkstream,
@@ -122,7 +122,7 @@ def complete_workstream(change: Change, command: CompleteWorkstream) -> None:
         _check_under_way(workstream, command.attempt)
     result = _checked(command.result)
     _end_run(change, workstream, result)
-    agents.end_of_workstream(change, command.ws_id, AgentStatus.COMPLETED, None)
+    agent_records.end_of_workstream(change, command.ws_id, AgentStatus.COMPLETED, None)
     change.update_workstream(
         command.ws_id,
         status=WorkstreamStatus.COMPLETED,
@@ -156,7 +156,7 @@ def fail_workstream(change: Change, command: FailWorkstream) -> None:
         _give_up(change, workstream, error, result)
         return
     _end_run(change, workstream, result)
-    agents.end_of_workstream(change, command.ws_id, AgentStatus.FAILED, error)
+    agent_records.end_of_workstream(change, command.ws_id, AgentStatus.FAILED, error)
     until = change.now + timedelta(seconds=delays[workstream.automatic_retries])
     change.update_workstream(
         command.ws_id,
@@ -226,7 +226,7 @@ def skip_workstream(change: Change, command: SkipWorkstream) -> None:
             "workstream_already_finished", f"workstream {command.ws_id!r} is already {workstream.status.value}"
         )
     _end_run(change, workstream, None)
-    agents.end_of_workstream(change, command.ws_id, AgentStatus.INTERRUPTED, f"skipped by {change.by}")
+    agent_records.end_of_workstream(change, command.ws_id, AgentStatus.INTERRUPTED, f"skipped by {change.by}")
     left_out = [command.ws_id]
     if command.with_dependents:
         left_out += _waiting_dependents(change, [command.ws_id])
@@ -278,7 +278,7 @@ def stop_all(change: Change, reason: str) -> None:
     """End everything under way, because the task ends."""
     for workstream in [ws for ws in change.state.workstreams.values() if ws.status in UNDER_WAY]:
         _end_run(change, workstream, None)
-        agents.end_of_workstream(change, workstream.ws_id, AgentStatus.INTERRUPTED, reason)
+        agent_records.end_of_workstream(change, workstream.ws_id, AgentStatus.INTERRUPTED, reason)
         change.update_workstream(
             workstream.ws_id,
             status=WorkstreamStatus.FAILED,
@@ -382,7 +382,7 @@ def _give_up(
     error = _end(error)
     _end_run(change, workstream, result)
     ended = AgentStatus.INTERRUPTED if interrupted else AgentStatus.FAILED
-    agents.end_of_workstream(change, workstream.ws_id, ended, error)
+    agent_records.end_of_workstream(change, workstream.ws_id, ended, error)
     change.update_workstream(
         workstream.ws_id,
         status=WorkstreamStatus.FAILED,

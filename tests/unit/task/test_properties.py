@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from domain.entity import Event
 from domain.errors import Rejected
-from domain.task.agents import ENDED_KEPT
+from domain.task.agent_records import ENDED_KEPT
 from domain.task.commands import (
     ActionEnded,
     AgentDone,
