@@ -79,6 +79,8 @@ async def replay_run(history: WorkflowHistory) -> Entity[Any]:
         interceptors=[capture],
         # Our own code replays here, in a process that does nothing else with it: the sandbox would only cost time.
         workflow_runner=UnsandboxedWorkflowRunner(),
+        # Else a workflow that computes for two seconds is given up, which on a loaded machine any of them may.
+        debug_mode=True,
     )
     processed = WorkflowHistory(history.workflow_id, _processed(history.events))
     replay = asyncio.ensure_future(replayer.replay_workflow(processed))

@@ -1,12 +1,16 @@
 """Recorded histories must mean the same to today's code."""
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowHistory
 
+from domain.gpu import rules
+from domain.gpu.commands import Command
+from domain.gpu.draft import Draft
 from domain.gpu.models import GpuPodState
 from domain.task.models import Phase, TaskState
 from podctl.events import ReplayFailed, replay_run
@@ -52,6 +56,20 @@ async def test_a_history_that_other_code_made_is_told_as_such() -> None:
     event.activity_task_scheduled_event_attributes.activity_type.name = "something_else"
     with pytest.raises(ReplayFailed, match="does other things than this one"):
         await replay_run(history)
+
+
+async def test_a_slow_machine_is_not_taken_for_a_history_that_other_code_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    change = rules._change
+
+    def slowly(draft: Draft, command: Command) -> None:
+        monkeypatch.setattr(rules, "_change", change)
+        time.sleep(2.5)  # a worker's workflow task would be given up after 2 s
+        change(draft, command)
+
+    monkeypatch.setattr(rules, "_change", slowly)
+    entity = await replay_run(load("gpu-pod"))
+    assert isinstance(entity.state, GpuPodState)
+    assert rules._change is change, "it was slow"
 
 
 async def test_a_replay_that_is_cancelled_ends() -> None:
