@@ -106,6 +106,15 @@ class EntityState(Value):
         )
 
 
+def refusal_message(rejected: Rejected) -> str:
+    """Return why a command is refused, at most ``REFUSAL_MESSAGE_LIMIT`` long: its end says what is allowed."""
+    message = rejected.message
+    if len(message) <= REFUSAL_MESSAGE_LIMIT:
+        return message
+    half = REFUSAL_MESSAGE_LIMIT // 2
+    return f"{message[: half - 2]} … {message[1 - half :]}"
+
+
 def record_refusal(
     state: S, rejected: Rejected, *, command_id: str, command: str, by: str, now: datetime
 ) -> tuple[S, tuple[Event, ...]]:
@@ -113,7 +122,7 @@ def record_refusal(
 
     For what must be auditable as refused (signals). A refused update leaves no trace and does not come here.
     """
-    message = rejected.message[:REFUSAL_MESSAGE_LIMIT]
+    message = refusal_message(rejected)
     refusal = Refusal(command_id=command_id, code=rejected.code, message=message, command=command, by=by, at=now)
     event = Event(
         sequence=state.sequence + 1,

@@ -23,7 +23,7 @@ from workflows.summaries import fitted
 with workflow.unsafe.imports_passed_through():
     from pydantic import BaseModel, JsonValue
 
-    from domain.entity import EntityState, Event, Outcome, Sender, record_refusal
+    from domain.entity import EntityState, Event, Outcome, Sender, record_refusal, refusal_message
     from domain.errors import Rejected
 
 #: Who speaks when the rules themselves decide.
@@ -351,4 +351,4 @@ class Entity(Generic[S]):
 
 
 def _refused(rejected: Rejected) -> ApplicationError:
-    return ApplicationError(rejected.message, type=rejected.code, non_retryable=True)
+    return ApplicationError(refusal_message(rejected), type=rejected.code, non_retryable=True)

@@ -10,6 +10,7 @@ from temporalio.client import WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
+from domain.entity import REFUSAL_MESSAGE_LIMIT
 from domain.task.models import GateMode, Gates, TaskConfig
 from domain.task.rejections import REJECTIONS
 from podctl.client import PodctlClient
@@ -40,7 +41,7 @@ class Tally:
         self.refused[code] = self.refused.get(code, 0) + 1
         assert code in REJECTIONS, (code, message)
         assert message.strip(), code
-        assert len(message) <= 4_000, (code, message)
+        assert len(message) <= REFUSAL_MESSAGE_LIMIT, (code, message)
         for ours in ("Traceback", "pydantic", "validation error", "temporalio"):
             assert ours not in message, (code, message)
         assert re.search(r"[a-z]{2,} [a-z0-9'{]+", message), f"no words: {message}"

@@ -1,5 +1,7 @@
 """Messages, questions that hold work up, the inbox and its escalation."""
 
+from domain.entity import REFUSAL_MESSAGE_LIMIT, refusal_message
+from domain.errors import Rejected
 from domain.task.commands import (
     Approve,
     ApprovePlan,
@@ -186,3 +188,12 @@ def test_a_question_in_a_thread_is_for_whoever_it_answers() -> None:
     assert driver.state.inbox["message/m-4"].recipient == "bob"
     driver.do(PostMessage(content="hello?", message_type="question", thread_id="m-1"), by="ann")
     assert driver.state.inbox["message/m-5"].recipient == "eve"
+
+
+def test_a_refusal_that_quotes_a_book_keeps_what_is_allowed() -> None:
+    rejected = Rejected("thread_not_found", f"there is no review thread {'x' * 50_000!r}; there are t-1, t-2")
+    message = refusal_message(rejected)
+    assert len(message) == REFUSAL_MESSAGE_LIMIT
+    assert message.startswith("there is no review thread 'xxx")
+    assert message.endswith("xxx'; there are t-1, t-2")
+    assert refusal_message(Rejected("short", "x" * REFUSAL_MESSAGE_LIMIT)) == "x" * REFUSAL_MESSAGE_LIMIT
