@@ -1,6 +1,7 @@
 """The one-line summaries of workflows, activities and timers in the Temporal Web UI."""
 
-#: Bytes, encoded. Temporal refuses 400, and with a longer summary the whole workflow task, again and again.
+#: Bytes of the text. Temporal's limit is 400, encoded (`limit.userMetadataSummarySize`): not every server holds to it,
+#: and one that does refuses what carries a longer summary.
 SUMMARY_LIMIT = 300
 
 

@@ -40,6 +40,7 @@ from domain.task.commands import (
     MarkRead,
     MergePullRequest,
     MessageAgent,
+    Notified,
     OpenDraftPullRequest,
     PostMessage,
     ReassignExecutor,
@@ -78,6 +79,7 @@ from domain.task.commands import (
 )
 from domain.task.details import summary_markdown
 from domain.task.encoded_size import encoded_size
+from domain.task.inbox import to_notify
 from domain.task.lifecycle import GUARDS
 from domain.task.models import (
     DOWN,
@@ -118,9 +120,12 @@ from domain.task.readiness import AGENT_PHASE
 from domain.task.rules import apply, create_task
 from domain.task.runs import WorkstreamRun
 from domain.task.schedule import (
+    NOTIFY_AT_ONCE,
+    Action,
     AttachServer,
     Command,
     DetachServer,
+    Notify,
     RunCommand,
     StopRun,
     WakeAt,
@@ -225,6 +230,7 @@ configs = st.builds(
     max_concurrent=st.integers(1, 4),
     failure_cooldown_seconds=st.sampled_from([(), (5.0,), (5.0, 30.0)]),
     escalate_after_seconds=st.sampled_from([None, 60.0]),
+    notify=st.sampled_from([(), ("tell", "ann")]),
 )
 commands: st.SearchStrategy[TaskCommand] = st.one_of(
     st.builds(UpdateSpec, content=text, base_revision=revision),
@@ -356,6 +362,9 @@ thorough = settings(max_examples=80)
 
 def fitting_commands(state: TaskState) -> Iterator[TaskCommand]:
     """Yield commands that people, machines and GPU pods would send now."""
+    for item in filter(to_notify, state.inbox.values()):
+        yield Notified(item_id=item.item_id, escalated=item.escalated_at is not None, error=item.preview[:3])
+        break
     yield Approve()
     for message in state.open_approvals():
         assert message.approval is not None
@@ -549,6 +558,10 @@ def check_state(state: TaskState) -> None:
     check_agents(state)
     waiting = {item.item_id for item in state.inbox.values() if item.waits}
     assert waiting == {matter.key for matter in open_matters(state)}
+    calls = [action for action in next_actions(state, state.updated_at) if isinstance(action, Notify)]
+    assert len(calls) <= NOTIFY_AT_ONCE
+    assert len({call.key for call in calls}) == len(calls)
+    assert all(state.config.notify and to_notify(state.inbox[call.item_id]) for call in calls)
     assert {item.recipient for item in listed_items(state)} == {item.recipient for item in state.inbox.values()}
     if state.final:
         assert not waiting
@@ -700,12 +713,8 @@ def test_a_task_whose_questions_are_answered_ends(task: TaskInput, outcomes: lis
         action = actions[0] if actions else None
         if isinstance(action, Command):
             state, _ = apply(state, Envelope(command_id=action.command_id, by="podctl", command=action.command), now)
-        elif isinstance(action, AttachServer):
-            do(ServerChanged(name=action.server.name, pod="gpu1", status=ServerStatus.READY, launch_id="gpu1/s/1"))
-        elif isinstance(action, DetachServer):
-            do(ServerReleased(name=action.name))
-        elif isinstance(action, StopRun):
-            do(RunStopped(run_id=action.run_id))
+        elif (outcome := _outcome_of(action)) is not None:
+            do(outcome)
         elif isinstance(action, RunCommand) and isinstance(action.subject, WorkstreamRun):
             subject = action.subject
             do(_report(subject.ws_id, subject.attempt, remaining.pop() if remaining else "complete"))
@@ -719,6 +728,20 @@ def test_a_task_whose_questions_are_answered_ends(task: TaskInput, outcomes: lis
             outside = next(ws for ws in state.workstreams.values() if ws.status is WorkstreamStatus.IN_PROGRESS)
             do(_report(outside.ws_id, None, remaining.pop() if remaining else "complete"))
     assert state.phase is Phase.COMPLETED, waits_for(state)
+
+
+def _outcome_of(action: Action | None) -> TaskCommand | None:
+    """Return what reports that an action other than a run was carried out."""
+    match action:
+        case AttachServer():
+            return ServerChanged(name=action.server.name, pod="gpu1", status=ServerStatus.READY, launch_id="gpu1/s/1")
+        case DetachServer():
+            return ServerReleased(name=action.name)
+        case StopRun():
+            return RunStopped(run_id=action.run_id)
+        case Notify():
+            return Notified(item_id=action.item_id, escalated=action.escalated, error="no route")
+    return None
 
 
 def _report(ws_id: str, attempt: int | None, outcome: str) -> TaskCommand:
