@@ -19,22 +19,27 @@ from tests.bench.lifecycles import lifecycles
 from tests.bench.listing import listing
 from tests.bench.logs import logs
 from tests.bench.quiet_history import quiet_history
-from tests.bench.round_trip import round_trip
+from tests.bench.round_trip import large_task, round_trip
 from tests.bench.scale import scale
 from tests.bench.site import Site, site
 from tests.bench.start import start
 from tests.bench.stop import stop
+from tests.bench.task_history import task_history
+from tests.bench.waiting_tasks import waiting_tasks
 
 #: What can be chosen, in the order in which it is measured on one site.
 FIGURES: dict[str, Callable[[Site], Awaitable[list[Figure]]]] = {
     "round-trip": round_trip,
+    "large-task": large_task,
     "lifecycles": lifecycles,
+    "task-history": task_history,
     "help": cold_start,
     "list": listing,
     "start": start,
     "crash": crash,
     "logs": logs,
     "stop": stop,
+    "waiting-tasks": waiting_tasks,
 }
 #: Takes ten minutes, and runs beside those above.
 QUIET = "quiet"

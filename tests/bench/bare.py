@@ -1,6 +1,6 @@
 """What our workflows are held against: one that does nothing, in a worker process of its own.
 
-``python -m tests.bench.bare ADDRESS``
+``python -m tests.bench.bare ADDRESS [TASK_QUEUE]``
 """
 
 import asyncio
@@ -42,11 +42,11 @@ class Bare:
         """Return nothing."""
 
 
-async def work(address: str) -> None:
+async def work(address: str, task_queue: str = TASK_QUEUE) -> None:
     """Serve the bare workflow until the process is ended."""
-    async with Worker(await Client.connect(address), task_queue=TASK_QUEUE, workflows=[Bare]):
+    async with Worker(await Client.connect(address), task_queue=task_queue, workflows=[Bare]):
         await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(work(sys.argv[1]))
+    asyncio.run(work(*sys.argv[1:]))

@@ -58,6 +58,12 @@ class Turns:
         return statistics.median(ours / theirs for ours, theirs in zip(self.ours, self.theirs, strict=True))
 
     @property
+    def slow_ratio(self) -> float:
+        """How many times as long ours takes of those that take long: the 95th percentile of one by the other's."""
+        ours, theirs = (statistics.quantiles(seconds, n=20)[-1] for seconds in (self.ours, self.theirs))
+        return ours / theirs
+
+    @property
     def medians(self) -> tuple[float, float]:
         """The median of ours and of theirs, for people."""
         return statistics.median(self.ours), statistics.median(self.theirs)

@@ -28,6 +28,8 @@ from podctl.run_file import ServerProcess
 from simulator.api import MachineConfig, Settings, SimulatedMachine, simulate
 from simulator.process_table import descendants
 from tests.bench.figure import Figure
+from tests.bench.process_use import memory as memory_of
+from tests.bench.process_use import processor_seconds
 from tests.bench.quiet_history import quiet_seconds, shortened
 from workflows import names
 
@@ -43,7 +45,6 @@ _SETTLING = 20.0
 #: Seconds for something that never comes.
 _PATIENCE = 600.0
 _BY = "bench"
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 async def scale(folder: Path, tell: Callable[[str], None]) -> list[Figure]:
@@ -151,7 +152,7 @@ async def _quiet(fleet: _Fleet) -> list[Figure]:
     before = _Usage.now(worker, temporal)
     await asyncio.sleep(seconds)
     used = _Usage.now(worker, temporal).since(before)
-    memory = _memory(worker)
+    memory = memory_of(worker)
     added = await fleet.events() - events
     what = f"{_PODS * _SERVERS} model servers on {_PODS} machines"
     return [
@@ -244,7 +245,7 @@ class _Usage:
 
     @classmethod
     def now(cls, worker: int, temporal: int) -> "_Usage":
-        taken = {stat.pid: _processor_seconds(stat.pid) for stat in descendants(os.getpid())}
+        taken = {stat.pid: processor_seconds(stat.pid) for stat in descendants(os.getpid())}
         machines = sum(seconds for pid, seconds in taken.items() if pid not in {worker, temporal})
         return cls(time.monotonic(), taken[worker], taken[temporal], machines)
 
@@ -255,22 +256,6 @@ class _Usage:
             self.temporal - before.temporal,
             self.machines - before.machines,
         )
-
-
-def _processor_seconds(pid: int) -> float:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / _TICKS
-
-
-def _memory(pid: int) -> int:
-    """Return a process's bytes, shared pages divided among those who share them (PSS)."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/{pid}/smaps_rollup has no Pss")
 
 
 async def _for_each(

@@ -116,6 +116,6 @@ async def site(folder: Path) -> AsyncIterator[Site]:
             await embedded.down(paths, lambda _: None)
 
 
-async def start_bare(client: Client, workflow_id: str, start: object) -> None:
+async def start_bare(client: Client, workflow_id: str, start: object, task_queue: str = bare.TASK_QUEUE) -> None:
     """Start a bare workflow."""
-    await client.start_workflow("Bare", start, id=workflow_id, task_queue=bare.TASK_QUEUE)
+    await client.start_workflow("Bare", start, id=workflow_id, task_queue=task_queue)
