@@ -61,7 +61,7 @@ ANSWER_TIMEOUT = 5.0
 #: interrupted (by its own completion, say, when something else arrived in that moment).
 _DROPPED = frozenset({RPCStatusCode.ABORTED, RPCStatusCode.FAILED_PRECONDITION, RPCStatusCode.RESOURCE_EXHAUSTED})
 #: Seconds before each new try.
-_RESEND_PAUSES = (0.05, 0.2, 0.5, 1.0)
+_RESEND_PAUSES = (0.05, 0.2, 0.5, 1.0, 2.0, 2.0, 2.0)
 
 
 class ClientError(Exception):
@@ -455,7 +455,12 @@ async def _send_until_taken(handle: WorkflowHandle[Any, Any], envelope: TaskEnve
             )
             return outcome
         except RPCError as error:
-            if pause is None or error.status not in _DROPPED:
+            if error.status not in _DROPPED:
                 raise
+            if pause is None:
+                raise NoWorker(
+                    f"the server dropped the command {len(_RESEND_PAUSES) + 1} times: its worker does not get done in "
+                    "time. Look at its log, and at what else the machine does; the same command id again is safe"
+                ) from error
             await asyncio.sleep(pause)
     raise AssertionError("the last try returns or raises")

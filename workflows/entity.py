@@ -34,6 +34,9 @@ MAXIMUM_DECISIONS = 5_000
 #: and machine then disagree, and asking faster would only fill the history.
 FRUITLESS_FIRST = 1.0
 FRUITLESS_MAXIMUM = 60.0
+#: Events after which a run begins anew; the server would let it grow to 4,096. A worker that takes up a task
+#: has ten seconds to replay its run, or starts over, and on a busy machine an event can take milliseconds.
+HISTORY_LIMIT = 1_500
 #: Signals that one workflow task takes in. What gathered without a worker arrives all at once, and the SDK gives up on
 #: a workflow that thinks for two seconds: it would try again, and give up again, for ever.
 SIGNALS_AT_ONCE = 200
@@ -115,6 +118,8 @@ class Entity(Generic[S]):
         self._fruitless: dict[str, int] = {}
         #: Signals that have arrived and are not taken in yet, oldest first.
         self._waiting: deque[tuple[str, Sequence[RawValue]]] = deque()
+        self._signalled_at: datetime | None = None
+        self._lull: asyncio.Task[None] | None = None
         #: How many more signals the workflow task that began then may take in.
         self._room: tuple[datetime, int] = (workflow.now(), SIGNALS_AT_ONCE)
         #: The keys of those in flight that must not be begun twice.
@@ -157,6 +162,7 @@ class Entity(Generic[S]):
 
     def signal(self, name: str, arguments: Sequence[RawValue]) -> None:
         """Apply what a person signalled; a malformed or refused signal is recorded as refused and changes nothing."""
+        self._signalled_at = workflow.now()
         self._waiting.append((name, arguments))
         self._take_signals()
 
@@ -213,8 +219,9 @@ class Entity(Generic[S]):
             wake = self._advance(perform)
             self._show()
             settled = self._rules.is_settled(self.state) and not self._in_flight
-            if not self._waiting and not self._once and (settled or workflow.info().is_continue_as_new_suggested()):
-                await workflow.wait_condition(workflow.all_handlers_finished)
+            if not self._waiting and not self._once and (settled or self._may_begin_anew()):
+                # A handler may itself wait, for signals that have arrived since and are taken in above.
+                await workflow.wait_condition(lambda: workflow.all_handlers_finished() or bool(self._waiting))
                 if not self._waiting:
                     return settled
                 continue
@@ -232,6 +239,26 @@ class Entity(Generic[S]):
                 if reason is None:
                     raise  # nobody asked: this instance is being dropped from the worker's cache
                 self._cancel_requested(reason)
+
+    def _may_begin_anew(self) -> bool:
+        """Return whether the run is long enough to begin anew, and now is the time.
+
+        The server refuses the end of a run while a signal is on its way, and then the whole run is replayed. So it is
+        tried in a workflow task that is short, because it brought no signal: a timer makes one.
+        """
+        info = workflow.info()
+        if not info.is_continue_as_new_suggested() and info.get_current_history_length() < HISTORY_LIMIT:
+            return False
+        if self._signalled_at != workflow.now():
+            return True
+        if self._lull is None:
+            self._lull = asyncio.create_task(self._wait_for_lull())
+        return False
+
+    async def _wait_for_lull(self) -> None:
+        await workflow.sleep(_AT_ONCE, summary="a lull, to begin a new run")
+        self._lull = None
+        self._changed = True
 
     def _cancel_requested(self, reason: str) -> None:
         command = self._rules.on_cancel(reason)

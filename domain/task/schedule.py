@@ -251,7 +251,7 @@ def _starts(state: TaskState, now: datetime, times: list[datetime]) -> Iterator[
     # With no slot free there is nothing to wake up for either: what frees one is a command.
     if slots <= 0:
         return
-    starts = [*_agent_starts(state, now, times), *_workstream_starts(state, now, times)]
+    starts = [*_agent_starts(state, now, times), *_workstream_starts(state, now, times, slots)]
     if starts and state.cooldown_until is not None and state.cooldown_until > now:
         times.append(state.cooldown_until)
     elif starts:
@@ -275,7 +275,7 @@ def _start_agent(agent_type: AgentType, basis: str, attempt: int) -> Command:
     return _command(f"start-agent/{basis}/{attempt}", StartAgent(agent_type=agent_type, basis=basis))
 
 
-def _workstream_starts(state: TaskState, now: datetime, times: list[datetime]) -> Iterator[Command]:
+def _workstream_starts(state: TaskState, now: datetime, times: list[datetime], slots: int) -> Iterator[Command]:
     if state.phase is not Phase.WORKSTREAM_EXECUTION:
         return
     asking = workstreams_asking(state)
@@ -292,7 +292,7 @@ def _workstream_starts(state: TaskState, now: datetime, times: list[datetime]) -
             ready.append(ws)
     # Stable: plan order decides among equals.
     ready.sort(key=lambda ws: _RANK[ws.priority])
-    for ws in ready:
+    for ws in ready[:slots]:
         yield _command(f"start/{ws.ws_id}/{ws.attempt + 1}", StartWorkstream(ws_id=ws.ws_id))
 
 
