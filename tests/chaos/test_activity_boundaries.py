@@ -82,21 +82,17 @@ async def test_a_worker_that_dies_at_any_boundary_changes_nothing(client: Client
 
     few = asyncio.Semaphore(CONCURRENT)
 
-    async def disturbed(boundary: tuple[str, str, str], machine: SimulatedMachine) -> str | None:
+    async def disturbed(boundary: tuple[str, str, str], machine: SimulatedMachine) -> None:
         activity, about, when = boundary
         there = _named(about, machine, _PLACES, _NAMES)
         async with few:
             made = Site(client, machine, tmp_path / machine.name)
-            try:
-                assert await _carried_out(made, (activity, there, when)) == expected
-            except AssertionError as error:
-                return f"{' '.join(boundary)}: {error}"
-        return None
+            assert await _carried_out(made, (activity, there, when)) == expected
 
     machines = [_machine(f"lost-{number}") for number in range(len(found))]
     async with simulate(tmp_path / "disturbed", machines) as disturbed_machines:
-        outcomes = await asyncio.gather(*map(disturbed, found, disturbed_machines))
-    problems = [outcome for outcome in outcomes if outcome]
+        outcomes = await asyncio.gather(*map(disturbed, found, disturbed_machines), return_exceptions=True)
+    problems = [f"{' '.join(b)}: {outcome!r}" for b, outcome in zip(found, outcomes, strict=True) if outcome]
     if problems:
         pytest.fail(f"{len(problems)} of {len(found)} boundaries:\n" + "\n\n".join(problems))
 
