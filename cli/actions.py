@@ -107,7 +107,7 @@ def grant(
         approval = state.actions.get(action)
         if approval is None or approval.status != "granted":
             return f"{action} is granted and done"
-        return f"{action} is granted: podctl action show {task} {action}"
+        return f"{action} is granted\nhow far it is: podctl action show {task} {action}"
 
     tell(task, GrantAction(action_id=action, comment=comment), told, by=by, output=output)
 
@@ -150,7 +150,7 @@ def propose(task: str, action: "ProposedAction", reason: str, by: str | None, ou
     def told(state: "TaskState") -> str:
         # The newest is ours, unless somebody else proposed one in this very moment.
         newest = list(state.actions)[-1]
-        return f"{newest} is proposed; it happens after: podctl action grant {task} {newest}"
+        return f"{newest} is proposed\nto let it happen: podctl action grant {task} {newest}"
 
     tell(task, RequestAction(action=action, reason=reason), told, by=by, output=output)
 

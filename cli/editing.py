@@ -70,7 +70,13 @@ def edit(buffer: Buffer, mistakes_in: Callable[[str, int], str]) -> str | None:
     """
     last, mistakes = buffer.text, ""
     while True:
-        written = buffer.without_notes(_edited(buffer.name, buffer.with_notes(last, mistakes)))
+        try:
+            written = buffer.without_notes(_edited(buffer.name, buffer.with_notes(last, mistakes)))
+        except EditorFailed as failed:
+            wrote = last if failed.left is None else buffer.without_notes(failed.left)
+            if wrote.strip() and wrote.strip() != buffer.text.strip():
+                print_progress(f"what you wrote is in {keep(buffer.name, wrote)}")
+            raise
         if written.strip() == last.replace("\r\n", "\n").strip():
             if mistakes:
                 print_error(f"nothing was changed, because of these mistakes:\n{mistakes}")
@@ -117,10 +123,16 @@ def _edited(name: str, text: str) -> str:
         except OSError as error:
             raise EditorFailed(f"the editor {command[0]} cannot be started: {error.strerror}; set $EDITOR") from error
         if status:
-            raise EditorFailed(f"nothing was changed: the editor {command[0]} ended with status {status}")
-        return path.read_bytes().decode("utf-8", "surrogateescape").replace("\r\n", "\n").removeprefix("\N{BOM}")
+            raise EditorFailed(
+                f"nothing was changed: the editor {command[0]} ended with status {status}", left=_text_in(path)
+            )
+        return _text_in(path)
     finally:
         path.unlink(missing_ok=True)
+
+
+def _text_in(path: Path) -> str:
+    return path.read_bytes().decode("utf-8", "surrogateescape").replace("\r\n", "\n").removeprefix("\N{BOM}")
 
 
 @contextmanager
@@ -151,4 +163,8 @@ def _editor() -> list[str]:
 
 
 class EditorFailed(Exception):
-    """There is no editor, or it went wrong; nothing was changed."""
+    """There is no editor, or it went wrong; nothing was changed. ``left``: what it left in the file all the same."""
+
+    def __init__(self, message: str, *, left: str | None = None) -> None:
+        super().__init__(message)
+        self.left = left

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
     from rich.table import Table
     from rich.text import Text
 
@@ -126,6 +127,41 @@ def section(name: str, content: RenderableType) -> list[RenderableType]:
     from rich.text import Text
 
     return [Text(f"\n{name}", style="bold"), Padding(content, (0, 0, 0, 2))]
+
+
+class ShellCommand:
+    """A command to be copied: where it is too long for a line, it goes on in the next as a shell takes it."""
+
+    def __init__(self, command: str, style: str = BUSY) -> None:
+        self._command = plain(command)
+        self._style = style
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield its lines, none wider than there is room."""
+        from rich.text import Text
+
+        for line in continued(self._command, options.max_width):
+            yield Text(line, style=self._style, overflow="fold")
+
+
+def continued(command: str, width: int) -> list[str]:
+    """Return a shell command in lines of at most ``width``, broken between its words; a longer word stays whole."""
+    from rich.cells import cell_len
+
+    lines: list[str] = []
+    line = ""
+    for word in _WORD.findall(command):
+        # What is not the last word of all has to leave room for the backslash.
+        if line and cell_len(f"{line} {word} \\") > width and cell_len(command) > width:
+            lines.append(f"{line} \\")
+            line = f"  {word}"
+        else:
+            line = f"{line} {word}" if line else word
+    return [*lines, line]
+
+
+#: A word of a shell command, with its quotes.
+_WORD = re.compile(r"(?:'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.|[^\s])+")
 
 
 def first_line(text: str) -> str:

@@ -5,14 +5,26 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from cli.render import BUSY, GOOD, QUIET, WAITS, ago, columns, duration, first_line, plain, section, state_text, words
+from cli.render import (
+    GOOD,
+    QUIET,
+    WAITS,
+    ShellCommand,
+    ago,
+    columns,
+    duration,
+    first_line,
+    plain,
+    section,
+    state_text,
+    words,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from rich.console import RenderableType
     from rich.table import Table
-    from rich.text import Text
 
     from domain.task.models import Agent, Message, Plan, Review, Spec, TaskState, Workstream, WorkstreamDraft
 
@@ -62,24 +74,26 @@ def _heading(state: TaskState) -> RenderableType:
 
 
 def _waits(state: TaskState) -> list[RenderableType]:
+    from rich.console import Group
     from rich.text import Text
 
     from domain.task.waits import notify_failures, waits_for
 
     reasons = [line for reason in waits_for(state) for line in _reason(reason)]
-    parts = section("Waits for", Text("\n").join(reasons)) if reasons else []
+    parts = section("Waits for", Group(*reasons)) if reasons else []
     failures = [Text(f"- {plain(failure)}") for failure in notify_failures(state)]
     return parts + (section("Nobody was told", Text("\n").join(failures)) if failures else [])
 
 
-def _reason(reason: str) -> list[Text]:
+def _reason(reason: str) -> list[RenderableType]:
     """Return a reason, and below it the command that moves it on, to be copied."""
+    from rich.padding import Padding
     from rich.text import Text
 
     what, found, command = plain(reason).rpartition(": podctl ")
     if not found:
         return [Text(f"- {plain(reason)}")]
-    return [Text(f"- {what}:"), Text(f"    podctl {command}", style=BUSY)]
+    return [Text(f"- {what}:"), Padding(ShellCommand(f"podctl {command}"), (0, 0, 0, 4))]
 
 
 def _document(name: str, subject: Spec | Plan | Review, markdown: str) -> list[RenderableType]:

@@ -239,7 +239,7 @@ def move(
         if state.pending_transition is None:
             return f"in {words(state.phase)} now"
         approve = f"podctl signal approve {task} --message {state.pending_transition.message_id}"
-        return f"asked to move to {words(phase.value)}; it does when somebody approves: {approve}"
+        return f"asked to move to {words(phase.value)}; it does when somebody approves\nto approve it: {approve}"
 
     tell(task, RequestTransition(to=Phase(phase.value), reason=reason), told, by=by, output=output)
 
@@ -252,7 +252,7 @@ def evaluate(task: TaskArgument, *, by: AsOption = None, output: OutputOption = 
 
     def told(state: "TaskState") -> str:
         waits = waits_for(state)
-        return f"looked at again; it waits for: {waits[0]}" if waits else "looked at again; it waits for nobody"
+        return f"looked at again; it waits\nfor: {waits[0]}" if waits else "looked at again; it waits for nobody"
 
     tell(task, Evaluate(), told, by=by, output=output)
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from domain.task.commands import TaskCommand
     from domain.task.models import TaskState
 
-#: What came of a command, in words, from the state after it.
+#: What came of a command, in words, from the state after it; a second line says what to do next.
 Told = Callable[["TaskState"], str]
 
 
@@ -29,9 +29,10 @@ def tell(task: str, command: "TaskCommand", told: Told | str, *, by: str | None,
     words = told if isinstance(told, str) else told(state) if state else ""
     if output is Format.JSON:
         report = {"task": task, "command": command.type, "command_id": command_id, "by": name, "status": "accepted"}
-        print_json({**report, "message": words})
+        print_json({**report, "message": "; ".join(words.split("\n"))})
     else:
-        print(f"task {task}: {words}, by {name}")
+        done, _, next_one = words.partition("\n")
+        print(f"task {task}: {done}, by {name}" + (f"\n  {next_one}" if next_one else ""))
 
 
 async def read_task(task: str) -> "TaskState":

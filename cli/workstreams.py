@@ -166,7 +166,7 @@ def interrupt(
     from domain.task.commands import InterruptWorkstream
 
     command = InterruptWorkstream(ws_id=workstream, reason=reason)
-    words = f"workstream {workstream} is interrupted; what is to become of it: podctl inbox"
+    words = f"workstream {workstream} is interrupted\nwhat is to become of it: podctl inbox"
     tell(task, command, words, by=by, output=output)
 
 

@@ -289,7 +289,7 @@ class PodctlClient:
         try:
             return await read_log(self.temporal, workflow_id)
         except RPCError as error:
-            raise await self._not_found(error, workflow_id, names.TASK_POD, "") from error
+            raise await self._no_workflow(error, workflow_id) from error
 
     async def follow(self, workflow_id: str, since: int = 0) -> AsyncIterator[Event]:
         """Give events after ``since`` as they happen, until the workflow closes. Needs no worker."""
@@ -299,7 +299,7 @@ class PodctlClient:
             async for event in follow_events(self.temporal, workflow_id, since):
                 yield event
         except RPCError as error:
-            raise await self._not_found(error, workflow_id, names.TASK_POD, "") from error
+            raise await self._no_workflow(error, workflow_id) from error
 
     async def changes(self, workflow_id: str) -> AsyncIterator[None]:
         """Give a sign now and each time that a worker has done something, until the workflow closes."""
@@ -307,7 +307,7 @@ class PodctlClient:
             async for _ in follow_changes(self.temporal, workflow_id):
                 yield
         except RPCError as error:
-            raise await self._not_found(error, workflow_id, names.TASK_POD, "") from error
+            raise await self._no_workflow(error, workflow_id) from error
 
     async def _start(
         self,
@@ -423,6 +423,13 @@ class PodctlClient:
                 rejected = already_final(state)
                 raise Refused(rejected.code, rejected.message) from error
         raise await self._not_found(error, f"task {task_id!r}", names.TASK_POD, TASK_WORKFLOW_PREFIX) from error
+
+    async def _no_workflow(self, error: RPCError, workflow_id: str) -> Exception:
+        if workflow_id.startswith(TASK_WORKFLOW_PREFIX):
+            task = workflow_id.removeprefix(TASK_WORKFLOW_PREFIX)
+            return await self._not_found(error, f"task {task!r}", names.TASK_POD, TASK_WORKFLOW_PREFIX)
+        pod = workflow_id.removeprefix(GPU_POD_WORKFLOW_PREFIX)
+        return await self._not_found(error, f"GPU pod {pod!r}", names.GPU_POD, GPU_POD_WORKFLOW_PREFIX)
 
     async def _not_found(self, error: RPCError, what: str, workflow: str, prefix: str) -> Exception:
         """Return ``NotFound`` that says what there is, or ``error`` itself if it says something else."""

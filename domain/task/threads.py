@@ -7,6 +7,7 @@ from domain.task.commands import CommentOn, ReopenThread, ReplyToThread, Resolve
 from domain.task.messages import MESSAGE_LIMIT
 from domain.task.models import Anchor, Comment, Document, ReviewThread, TaskState
 from domain.task.plan_text import plan_draft, plan_text
+from domain.task.waits import preview
 
 #: Threads of a task; beyond it the oldest resolved one stays in the history only.
 THREAD_LIMIT = 200
@@ -147,10 +148,9 @@ def _placed(state: TaskState, command: CommentOn, anchor: Anchor, text: str) -> 
     except anchors.NotThere as error:
         if stale:
             raise too_late from error
-        raise Rejected(
-            "anchor_not_found",
-            f"this comment is on lines {anchor.line_start} to {anchor.line_end} of the {command.document}, and {error}",
-        ) from error
+        words = preview(anchor.selected_text)
+        on = f"the words {words!r}" if words else f"lines {anchor.line_start} to {anchor.line_end}"
+        raise Rejected("anchor_not_found", f"this comment is on {on} of the {command.document}, and {error}") from error
     check_length("the text commented on", placed.selected_text, SELECTION_LIMIT, "comment on fewer lines")
     return placed
 

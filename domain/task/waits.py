@@ -146,8 +146,8 @@ def open_matters(state: TaskState) -> Iterator[Matter]:
             f"hold/{state.phase_changes}",
             InboxKind.BLOCKER_RAISED,
             f"all workstreams are dealt with, but {state.hold.by} moved the task back ({state.hold.reason}): retry a "
-            "workstream, or have the task evaluated again",
-            f"podctl task show {task}",
+            "workstream, or go on as it is",
+            f"podctl task evaluate {task}",
         )
     yield from _agent_matters(state)
     for message in state.messages.values():
@@ -270,11 +270,13 @@ def _message_matter(state: TaskState, message: Message) -> Matter:
         kind = InboxKind.WORKSTREAM_FAILED if failed else InboxKind.NEEDS_APPROVAL
         choice = shlex.quote(approval.options[0])
         command = f"podctl signal approve {state.task_id} --message {message.message_id} --choice {choice}"
-        shown = preview(message.content)
+        options = f" (choose {' | '.join(approval.options)})"
+        # What can be chosen is not what is cut off.
+        shown = preview(message.content, max(PREVIEW_LIMIT // 2, PREVIEW_LIMIT - len(options)))
         if approval.subject == "action" and shown.endswith("…"):
             # Nobody grants what they have not read: that page says all of it, and how to decide.
             command = f"podctl action show {state.task_id} {approval.action_id}"
-        text = f"{shown} (choose {' | '.join(approval.options)})"
+        text = f"{shown}{options}"
     return Matter(f"message/{message.message_id}", kind, text, command, message.message_id, message.workstream_id)
 
 
@@ -358,7 +360,7 @@ def _list(names: list[str]) -> str:
     return f"workstream{'s' if len(names) > 1 else ''} {', '.join(names[:LISTED])}{more}"
 
 
-def preview(text: str) -> str:
+def preview(text: str, limit: int = PREVIEW_LIMIT) -> str:
     """Return the beginning of ``text`` as one line."""
     line = " ".join(text[: PREVIEW_LIMIT * 4].split())
-    return line if len(line) <= PREVIEW_LIMIT else line[: PREVIEW_LIMIT - 1] + "…"
+    return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -3,12 +3,16 @@
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
+
+from cli.render import continued
 
 PROGRAM = """
 import sys
@@ -172,3 +176,25 @@ def test_json_holds_models_dates_and_paths() -> None:
     shown = json.loads(run(body).stdout)
     assert shown["pod"]["ssh"] == "a"
     assert (Path(shown["path"]), shown["at"], shown["wort"]) == (Path("/x"), "2026-01-02T00:00:00Z", "ä")
+
+
+@pytest.mark.parametrize("width", [1, 20, 40, 80, 200])
+def test_a_command_that_is_too_long_for_a_line_goes_on_in_the_next_as_a_shell_takes_it(width: int) -> None:
+    words = [
+        "podctl",
+        "signal",
+        "approve",
+        "a-task-with-a-long-name",
+        "--choice",
+        "write by  'hand'",
+        "--comment",
+        "漢字",
+    ]
+    command = shlex.join(words)
+    lines = continued(command, width)
+    typed = "\n".join(lines)
+    shell = subprocess.run(["sh", "-c", f'printf "%s\\n" {typed}'], capture_output=True, text=True, check=True)
+    assert shell.stdout.splitlines() == words
+    if width >= 40:
+        assert all(cell_len(line) <= width for line in lines)
+    assert (len(lines) == 1) == (width == 200)

@@ -197,3 +197,9 @@ def test_a_refusal_that_quotes_a_book_keeps_what_is_allowed() -> None:
     assert message.startswith("there is no review thread 'xxx")
     assert message.endswith("xxx'; there are t-1, t-2")
     assert refusal_message(Rejected("short", "x" * REFUSAL_MESSAGE_LIMIT)) == "x" * REFUSAL_MESSAGE_LIMIT
+
+
+def test_what_can_be_chosen_stands_in_the_inbox_however_long_the_question_is() -> None:
+    driver = Driver()
+    driver.do(RequestApproval(content="which one? " * 50, options=("the red one", "the blue one")))
+    assert driver.state.inbox["message/m-1"].preview.endswith("… (choose the red one | the blue one)")

@@ -218,6 +218,7 @@ def test_evaluate_ends_a_hold() -> None:
     driver.do(RequestTransition(to=Phase.WORKSTREAM_EXECUTION))
     driver.do(ApproveTransition())
     assert driver.phase() is Phase.WORKSTREAM_EXECUTION
+    assert any(item.command == "podctl task evaluate t1" for item in driver.state.inbox.values())
     driver.do(Evaluate())
     assert driver.phase() is Phase.REVIEW
 

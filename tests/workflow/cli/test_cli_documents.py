@@ -114,6 +114,16 @@ async def test_what_is_left_as_it_is_or_emptied_changes_nothing(podctl: CommandL
     assert "the text is empty" in (await podctl("spec", "edit", task)).errors
     assert "ended with status 3" in (await podctl("spec", "edit", task, status=1)).errors
     assert (await podctl.json("spec", "show", task))["revision"] == 1
+    assert not editor.left_over
+
+
+async def test_what_was_written_is_kept_where_the_editor_fails_at_last(
+    podctl: CommandLine, editor: Editor, task: str
+) -> None:
+    editor.will([("title: First", "titel: First")], None)
+    failed = await podctl("plan", "edit", task, status=1)
+    assert "ended with status 3" in failed.errors
+    assert "titel: First" in kept(failed.errors)
 
 
 async def test_an_edit_of_what_has_changed_meanwhile_is_refused_and_kept(

@@ -101,7 +101,7 @@ async def test_items_come_change_and_go_after_a_grant(podctl: CommandLine, track
         "tracker", "add", tracked, "beta", "film", "A film", "--reason", "for the web", "--as", "bob"
     )
     assert proposed.output == (
-        f"task {tracked}: action-1 is proposed; it happens after: podctl action grant {tracked} action-1, by bob\n"
+        f"task {tracked}: action-1 is proposed, by bob\n  to let it happen: podctl action grant {tracked} action-1\n"
     )
     (listed,) = await podctl.json("action", "list", tracked)
     assert (listed["status"], listed["requested_by"]) == ("requested", "bob")

@@ -120,7 +120,7 @@ async def test_one_is_added_and_its_priority_changed(podctl: CommandLine, workin
 async def test_a_task_is_moved_when_somebody_approves(podctl: CommandLine, working_task: str) -> None:
     task = working_task
     moved = await podctl("task", "move", task, "planning", "--reason", "the plan is wrong", "--as", "ann")
-    assert "asked to move to planning; it does when somebody approves: podctl signal approve" in moved.output
+    assert "asked to move to planning; it does when somebody approves, by" in moved.output
     again = await podctl("task", "move", task, "planning", status=1)
     assert again.errors.startswith("error: transition_pending: ")
     await podctl("signal", "approve", task, "--as", "bob")
