@@ -147,20 +147,21 @@ def _cells(rows: "Iterable[InboxRow]", *, everybody: bool) -> "tuple[Sequence[st
 
 def _view(rows: "Iterable[InboxRow]", *, everybody: bool) -> "RenderableType":
     """Return items as a terminal shows them: the command of each whole and on a line of its own, to be copied."""
+    from rich.console import Group
+    from rich.padding import Padding
     from rich.text import Text
 
-    from cli.render import BUSY, QUIET, ago, plain
+    from cli.render import QUIET, ShellCommand, ago, plain
 
-    shown = Text()
+    shown: list[RenderableType] = []
     for row in rows:
-        shown.append(row.task, style="bold")
         recipient = f"  for {plain(row.recipient)}" if everybody else ""
-        shown.append(f"  {row.item}  {ago(row.created_at)}{recipient}\n", style=QUIET)
-        shown.append(f"  {_what(row)}\n")
+        heading = Text(row.task, style="bold")
+        heading.append(f"  {row.item}  {ago(row.created_at)}{recipient}", style=f"not bold {QUIET}")
+        shown += [heading, Padding(Text(_what(row)), (0, 0, 0, 2))]
         if row.command:
-            shown.append(f"  {plain(row.command)}\n", style=BUSY)
-    shown.rstrip()
-    return shown
+            shown.append(Padding(ShellCommand(row.command), (0, 0, 0, 2)))
+    return Group(*shown)
 
 
 def _what(row: "InboxRow") -> str:

@@ -126,7 +126,7 @@ async def test_a_task_is_moved_when_somebody_approves(podctl: CommandLine, worki
     await podctl("signal", "approve", task, "--as", "bob")
     assert (await podctl.json("task", "show", task))["phase"] == "planning"
     # The move back is not undone by the scheduler: somebody has to approve the plan again.
-    assert "it waits for: " in (await podctl("task", "evaluate", task)).output
+    assert "looked at again; it waits, by " in (await podctl("task", "evaluate", task)).output
     refused = await podctl("task", "move", task, "review", status=1)
     assert refused.errors.startswith("error: invalid_phase: ")
     assert "spec_clarification" in refused.errors
