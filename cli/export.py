@@ -170,3 +170,5 @@ def _text(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise BadInput(f"{file} is not UTF-8: {error}") from error
+    except OSError as error:
+        raise BadInput(f"{file} cannot be read: {error.strerror or error}") from error

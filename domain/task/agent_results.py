@@ -71,11 +71,11 @@ def _take(change: Change, agent: Agent, command: AgentDone) -> None:
     )
     if agent.agent_type is AgentType.PLANNER:
         if command.plan is None or not command.plan.workstreams:
-            raise Rejected("plan_empty", f"{agent.agent_id} made no plan with workstreams: plan")
+            raise Rejected("plan_empty", f"{agent.agent_id} made no plan with workstreams: give one as plan")
         documents.update_plan(change, UpdatePlan(plan=command.plan))
         return
     if not command.text.strip():
-        raise Rejected("content_empty", f"{agent.agent_id} made no text: text")
+        raise Rejected("content_empty", f"{agent.agent_id} made no text: give it as text")
     if agent.agent_type is AgentType.REVIEWER:
         documents.write_report(change, command.text)
         return

@@ -90,6 +90,8 @@ async def test_a_file_that_is_no_export_is_told_as_such(
     file = tmp_path / "task.json"
     file.write_text(text)
     assert says in (await podctl_without_worker("replay", str(file), status=2)).errors
+    file.unlink()
+    assert "task.json cannot be read" in (await podctl_without_worker("replay", str(file), status=2)).errors
 
 
 async def test_a_live_task_is_exported_and_neither_archived_nor_deleted(
