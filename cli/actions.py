@@ -4,9 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.context import AsOption
+from cli.options import AsOption, TaskArgument
 from cli.output import Format, OutputOption, print_json, print_table, run_async
-from cli.task import TaskArgument
 from cli.task_commands import read_task, tell
 
 if TYPE_CHECKING:

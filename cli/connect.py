@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.complete import complete_server
-from cli.context import PodOption, chosen_pod, open_client
+from cli.context import chosen_pod, open_client
+from cli.options import PodOption
 from cli.output import Format, OutputOption, print_json, print_progress, run_async
 from cli.passphrases import passphrases
 

@@ -2,11 +2,7 @@
 
 import os
 from functools import cache
-from typing import TYPE_CHECKING, Annotated
-
-import typer
-
-from cli.complete import complete_pod
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from podctl.client import PodctlClient
@@ -15,14 +11,6 @@ if TYPE_CHECKING:
 
 #: Set by the program itself. The SDK's runtime belongs to the whole process: where others use it too, it is theirs.
 own_process = False
-
-AsOption = Annotated[
-    str | None, typer.Option("--as", metavar="NAME", help="Who says so; else `user` of config.toml, or the login name.")
-]
-PodOption = Annotated[
-    str | None,
-    typer.Option("--pod", metavar="POD", autocompletion=complete_pod, help="The GPU pod; else the active one."),
-]
 
 
 def user_paths() -> "PodctlPaths":

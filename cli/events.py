@@ -7,8 +7,8 @@ import typer
 
 from cli.complete import complete_pod, complete_task
 from cli.context import open_client
+from cli.options import TaskArgument
 from cli.output import Format, OutputOption, print_progress, run_async, while_read
-from cli.task import TaskArgument
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.complete import complete_command
-from cli.context import AsOption, open_client, speaker
+from cli.context import open_client, speaker
+from cli.options import AsOption, TaskArgument
 from cli.output import Format, OutputOption, print_json, print_table, run_async
-from cli.task import TaskArgument
 from cli.task import app as task_app
 
 if TYPE_CHECKING:

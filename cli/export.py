@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.context import open_client
+from cli.options import TaskArgument
 from cli.output import Format, OutputOption, confirm, print_json, print_progress, run_async
-from cli.task import TaskArgument
 from cli.task import app as task_app
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.context import AsOption, open_client, speaker
+from cli.context import open_client, speaker
+from cli.options import AsOption, TaskArgument
 from cli.output import Format, OutputOption, print_json, print_progress, print_table, run_async
-from cli.task import TaskArgument
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

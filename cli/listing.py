@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.context import PodOption, chosen_pod, open_client, pods_file
+from cli.context import chosen_pod, open_client, pods_file
+from cli.options import PodOption
 from cli.output import (
     Format,
     OutputOption,
@@ -100,7 +101,7 @@ async def _look(client: "PodctlClient", pods: "Sequence[str]", *, all_pods: bool
 async def _watch(pods: "Sequence[str]", output: Format, *, all_pods: bool) -> None:
     import asyncio
 
-    from cli.render import server_cells
+    from cli.render_pods import server_cells
 
     client = await open_client()
     if output is Format.TABLE and sys.stdout.isatty():
@@ -144,14 +145,14 @@ def _rows(looks: "Sequence[Look]") -> "list[ServerRow]":
 
 
 def _notes(looks: "Sequence[Look]") -> list[str]:
-    from cli.render import unreachable_note
+    from cli.render_pods import unreachable_note
 
     return [note for state, _ in looks if (note := unreachable_note(state))]
 
 
 def _cells(rows: "Sequence[ServerRow]", *, all_pods: bool) -> "tuple[Sequence[str], Sequence[Sequence[object]]]":
     """Return columns and cells; the pod only where there may be several."""
-    from cli.render import SERVER_COLUMNS, server_cells
+    from cli.render_pods import SERVER_COLUMNS, server_cells
 
     pods = [(row.pod,) if all_pods else () for row in rows]
     columns = (*(("pod",) if all_pods else ()), *SERVER_COLUMNS)

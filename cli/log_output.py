@@ -56,7 +56,7 @@ async def copy_log(client: "PodctlClient", logs: "PodLogs", launch_id: str, part
 
 async def explained(client: "PodctlClient", error: "Unreachable") -> "Unreachable":
     """Return the error with what the pod's workflow knows of it."""
-    from cli.render import unreachable_note
+    from cli.render_pods import unreachable_note
     from remote.errors import Unreachable
 
     note = unreachable_note(await client.pod(error.pod))

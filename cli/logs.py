@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.complete import complete_server
-from cli.context import PodOption, checked_server_name, chosen_pod, open_client
+from cli.context import checked_server_name, chosen_pod, open_client
+from cli.options import PodOption
 from cli.output import print_progress, run_async
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ async def _copy(pod: str, name: str, part: "Part", *, previous: bool) -> None:
 async def _follow(client: "PodctlClient", pod: str, name: str, part: "Part") -> None:
     """Follow a server from launch to launch, as long as another one comes."""
     from cli.log_output import Part, copy_log, open_logs
-    from cli.render import state_line
+    from cli.render_pods import state_line
     from podctl.servers import until_launched
 
     shown: str | None = None

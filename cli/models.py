@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.context import PodOption, open_client, pods_file, user_paths
+from cli.context import open_client, pods_file, user_paths
+from cli.options import PodOption
 from cli.output import Format, OutputOption, print_json, print_progress, print_table, run_async
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import pods
-from cli.context import AsOption, open_client, pods_file, speaker
+from cli.context import open_client, pods_file, speaker
+from cli.options import AsOption
 from cli.output import FAILED, Format, OutputOption, error_text, print_json, print_progress, run_async
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import pods
-from cli.context import AsOption, open_client, pods_file, speaker
+from cli.context import open_client, pods_file, speaker
+from cli.options import AsOption
 from cli.output import INTERRUPTED, Format, OutputOption, print_json, print_progress, run_async
 from cli.passphrases import passphrases
 
@@ -131,7 +132,7 @@ def _live_view(stack: "ExitStack") -> "Callable[[Progress], None]":
     """Show all steps in place, on a terminal, for as long as ``stack`` lasts."""
     from rich.live import Live
 
-    from cli.render import setup_table
+    from cli.render_pods import setup_table
 
     live = stack.enter_context(Live(auto_refresh=False))
     return lambda progress: live.update(setup_table(progress.setup, progress.note), refresh=True)

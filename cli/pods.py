@@ -7,7 +7,8 @@ import typer
 
 from cli.checks import print_checks
 from cli.complete import complete_pod
-from cli.context import AsOption, open_client, pods_file, speaker
+from cli.context import open_client, pods_file, speaker
+from cli.options import AsOption
 from cli.output import INTERRUPTED, Format, OutputOption, print_json, print_progress, print_table, run_async
 from cli.passphrases import passphrases
 
@@ -160,7 +161,8 @@ def remove(
 @app.command()
 def show(name: PodArgument, *, output: OutputOption = Format.TABLE) -> None:
     """Show a pod: its address, since when it answers or not and what is kept, its GPUs and model servers."""
-    from cli.render import pod_view, print_view
+    from cli.render import print_view
+    from cli.render_pods import pod_view
     from podctl.listing import pod_document, server_rows
     from podctl.namespace import pollers
     from podctl.pod_cache import remember

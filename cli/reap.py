@@ -6,7 +6,8 @@ import typer
 
 from cli import pods
 from cli.complete import complete_orphan
-from cli.context import AsOption, open_client, speaker
+from cli.context import open_client, speaker
+from cli.options import AsOption
 from cli.output import Format, OutputOption, confirm, print_json, print_progress, print_table, run_async
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ async def _list(pod: str) -> "list[OrphanRow]":
 
 
 def _print_rows(pod: str, rows: "list[OrphanRow]") -> None:
-    from cli.render import orphan_cells, orphan_columns
+    from cli.render_pods import orphan_cells, orphan_columns
 
     print_table(
         orphan_columns(),
@@ -78,7 +79,7 @@ def _print_rows(pod: str, rows: "list[OrphanRow]") -> None:
 
 async def _reap(pod: str, launches: list[str], owner: str | None, by: str) -> None:
     """Ask for all of them, then wait until each is verified to be gone; on an unreachable pod they stay asked for."""
-    from cli.render import unreachable_note
+    from cli.render_pods import unreachable_note
     from domain.gpu.commands import ReapLaunch
     from podctl.servers import until_reaped
 

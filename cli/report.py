@@ -4,8 +4,8 @@ import sys
 
 import typer
 
+from cli.options import TaskArgument
 from cli.output import Format, OutputOption, print_json, run_async
-from cli.task import TaskArgument
 from cli.task_commands import read_task
 
 

@@ -7,7 +7,8 @@ import typer
 from typer.core import TyperCommand
 
 from cli.complete import complete_model, complete_server
-from cli.context import AsOption, PodOption, checked_server_name, chosen_pod, open_client, speaker, user_paths
+from cli.context import checked_server_name, chosen_pod, open_client, speaker, user_paths
+from cli.options import AsOption, PodOption
 from cli.output import Format, OutputOption, confirm, print_json, print_progress, run_async
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def stop(
 
 
 def _print_started(row: "ServerRow", pod_option: str) -> None:
-    from cli.render import state_line
+    from cli.render_pods import state_line
 
     if row.state != "ready":
         print(f"model server {state_line(row)}; look again with: podctl list{pod_option}")
@@ -204,7 +205,7 @@ async def _accept_memory(pod: str, name: str, by: str) -> None:
 
 async def _stop(pod: str, names: list[str], grace: float | None, by: str) -> None:
     """Ask for all the stops, then wait for each to be verified; on an unreachable pod they stay asked for."""
-    from cli.render import state_line, unreachable_note
+    from cli.render_pods import state_line, unreachable_note
     from domain.gpu.commands import StopServer
     from podctl.servers import ServerFailed, until_stopped
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.context import AsOption, open_client, speaker
+from cli.context import open_client, speaker
+from cli.options import AsOption, TaskArgument
 from cli.output import Format, OutputOption, print_json, run_async
-from cli.task import TaskArgument
 
 if TYPE_CHECKING:
     from domain.task.models import Message

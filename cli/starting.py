@@ -50,7 +50,7 @@ class _Lines:
         self._told = ""
 
     def __call__(self, start: Starting) -> None:
-        from cli.render import state_line
+        from cli.render_pods import state_line
 
         row = start.row
         stage = where(start) if row.state == "loading" else ""
@@ -96,7 +96,8 @@ class _View:
         return Group(*parts)
 
     def _doing(self) -> str:
-        from cli.render import plain, queue_place, words
+        from cli.render import plain, words
+        from cli.render_pods import queue_place
 
         start = self._start
         if start is None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.complete import complete_task
-from cli.context import AsOption, open_client, speaker
+from cli.context import open_client, speaker
+from cli.options import AsOption, TaskArgument
 from cli.output import Format, OutputOption, print_json, print_progress, print_table, run_async
 from cli.task_commands import tell
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from podctl.listing import TaskRow
 
 app = typer.Typer(no_args_is_help=True, help="Begin tasks, look at them, end them.")
-
-TaskArgument = Annotated[str, typer.Argument(metavar="TASK", autocompletion=complete_task, help="The task's id.")]
 
 
 class PhaseName(StrEnum):

@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from cli.context import AsOption
+from cli.options import AsOption, TaskArgument
 from cli.output import Format, OutputOption, print_json, print_table, run_async
-from cli.task import TaskArgument
 from cli.task_commands import read_task, tell
 
 app = typer.Typer(no_args_is_help=True, help="Remarks on a spec, plan or report; they move with the lines they are on.")

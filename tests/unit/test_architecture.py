@@ -3,6 +3,7 @@
 import ast
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,16 @@ def test_what_runs_in_workflows_asks_neither_clock_nor_chance(package: str) -> N
         for clock in clocks
         if clock in source.read_text(encoding="utf-8")
     ] == []
+
+
+def test_no_module_of_the_command_line_imports_one_that_imports_it() -> None:
+    """Circles, however long, imports inside functions included."""
+    imported: dict[str, set[str]] = {}
+    for source in sources("cli"):
+        names: set[str] = set()
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        imported[f"cli.{source.stem}"] = names
+    graph = {module: names & set(imported) for module, names in imported.items()}
+    assert tuple(TopologicalSorter(graph).static_order())
