@@ -1,17 +1,36 @@
-"""What `podctl up` runs, and a browser that looks at it."""
+"""A worker in a process of its own; what `podctl up` runs, and a browser that looks at it."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import pytest
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
+from temporalio.client import Client
 
 from podctl.client import PodctlClient
 from podctl.connection import connect
 from podctl.embedded import down, up
 from podctl.paths import PodctlPaths
 from podctl.processes import ProcessIdentity, free_ports
+from tests.chaos.support import WorkerProcess, kill
 from tests.system.web_ui import Page, Site, program, quiet
+from tests.workflow.support import Tasks
+
+
+@pytest.fixture
+async def podctl(client: Client, task_queue: str, tmp_path: Path) -> AsyncIterator[PodctlClient]:
+    """A client whose workflows run on one worker, a process of its own."""
+    worker = WorkerProcess(client.service_client.config.target_host, task_queue, tmp_path)
+    try:
+        yield PodctlClient(client, task_queue)
+    finally:
+        kill(worker.process)
+
+
+@pytest.fixture
+def tasks(podctl: PodctlClient, unique: Callable[[str], str]) -> Tasks:
+    return Tasks(podctl, unique)
 
 
 @pytest.fixture(scope="module")

@@ -2,34 +2,20 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from pathlib import Path
-
-import pytest
-from temporalio.client import Client
+from collections.abc import Awaitable, Callable, Iterable
 
 from domain.entity import STATE_LIMIT
 from domain.ids import task_workflow_id
 from domain.task.commands import ApprovePlan, ApproveSpec, CompleteWorkstream, PostMessage, TaskCommand
 from domain.task.models import Phase, PlanDraft, Result, SignalExecutor, TaskConfig, TaskInput, WorkstreamDraft
 from podctl.client import NoWorker, PodctlClient, new_command_id
-from tests.chaos.support import WorkerProcess, count, eventually, kill
+from tests.chaos.support import count, eventually
 
 WORKSTREAMS = 500
 COMMANDS = 20_000
 TASKS = 1_000
 #: Senders at a time.
 SENDERS = 40
-
-
-@pytest.fixture
-async def podctl(client: Client, task_queue: str, tmp_path: Path) -> AsyncIterator[PodctlClient]:
-    """A client whose workflows run on one worker, a process of its own."""
-    worker = WorkerProcess(client.service_client.config.target_host, task_queue, tmp_path)
-    try:
-        yield PodctlClient(client, task_queue)
-    finally:
-        kill(worker.process)
 
 
 async def test_task_of_hundreds_of_workstreams_takes_thousands_of_commands(

@@ -14,7 +14,7 @@ from domain.entity import REFUSAL_MESSAGE_LIMIT
 from domain.task.models import GateMode, Gates, TaskConfig
 from domain.task.rejections import REJECTIONS
 from podctl.client import PodctlClient
-from tests.workflow.fuzz import Fuzz
+from tests.system.fuzz import Fuzz
 from tests.workflow.support import Task, Tasks, history_types
 from workflows import names
 
