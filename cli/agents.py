@@ -178,6 +178,10 @@ def _cells(agent: "Agent") -> tuple[object, ...]:
     from cli.render import ago
 
     said = (agent.error or agent.output).strip().splitlines()
+    # A program's error begins with what ended, and ends with why.
+    text = said[0][:160] if said else None
+    if len(said) > 1 and agent.error:
+        text = f"{text} … {said[-1][:160]}"
     return (
         agent.agent_id,
         agent.agent_type.value.replace("_", " "),
@@ -185,5 +189,5 @@ def _cells(agent: "Agent") -> tuple[object, ...]:
         agent.attempt,
         ago(agent.started_at) or None,
         agent.workstream_id,
-        said[-1][:160] if said else None,
+        text,
     )

@@ -88,12 +88,12 @@ def _tell_missing(first: int, last: int) -> None:
 
 
 def _print_event(event: "Event", output: Format) -> None:
-    from cli.render import event_line, print_view
+    from cli.render import event_view, print_view
 
     if output is Format.JSON:
         print(event.model_dump_json(), flush=True)
     else:
-        print_view(event_line(event))
+        print_view(event_view(event, whole=not sys.stdout.isatty()))
 
 
 async def _watch_as_json(task: str) -> None:

@@ -94,7 +94,7 @@ def send(
     if output is Format.JSON:
         print_json({"task": task, "command": command, "command_id": command_id, "status": "accepted"})
     else:
-        print(f"{command} is carried out, by {name}")
+        print(f"task {task}: {command} is carried out, by {name}")
 
 
 def _given(text: str | None, file: Path | None) -> str | None:

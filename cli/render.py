@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
     from rich.table import Table
@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 
 #: Columns for a pipe: no line of ours is longer.
 _PIPE_WIDTH = 100_000
+
+#: Lines of a document that are shown where it is not alone.
+_BEGINNING = 12
+#: Lines and characters of a text that are shown in a table.
+_CELL_LINES = 6
+_CELL = 600
+#: Characters of a value that are shown of an event.
+_VALUE = 160
 
 GOOD = "green"
 BUSY = "cyan"
@@ -161,41 +169,91 @@ def continued(command: str, width: int) -> list[str]:
 _WORD = re.compile(r"(?:'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.|[^\s])+")
 
 
+class Beginning:
+    """A text's first lines, as wide as they are shown; below them how many are left out, and where all of it is."""
+
+    def __init__(self, text: RenderableType, whole: str) -> None:
+        self._text = text
+        self._whole = whole
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield what is shown of it."""
+        from rich.segment import Segment
+        from rich.text import Text
+
+        lines = console.render_lines(self._text, options.update(height=None), pad=False)
+        left = len(lines) - _BEGINNING
+        for line in lines if left <= 0 else lines[:_BEGINNING]:
+            yield from line
+            yield Segment.line()
+        if left > 0:
+            yield Text(f"… {left} more line{'s' if left > 1 else ''}: {self._whole}", style=QUIET)
+
+
+def beginning(text: str, whole: str) -> str:
+    """Return a text, or its beginning and the command that shows all of it."""
+    kept = "\n".join(text.strip().splitlines()[:_CELL_LINES])[:_CELL]
+    return kept if kept == text.strip() else f"{kept} …\n(whole: {whole})"
+
+
 def first_line(text: str) -> str:
     """Return the beginning of a text's first line."""
     return text.strip().partition("\n")[0][:160]
 
 
-def event_line(event: Event) -> Text:
-    """Return one event as a line: number, local time, type, sender and what it carries."""
+def event_view(event: Event, *, whole: bool) -> RenderableType:
+    """Return one event: number, local time, type, sender and what it carries.
+
+    ``whole`` is one line with every value as it is, for a pipe. Else long values are cut, and what has no room in the
+    first line goes on below it, indented.
+    """
+    from rich.table import Table
     from rich.text import Text
 
-    line = Text()
-    line.append(f"{event.sequence:>5}  ", style=QUIET)
+    line = Text(overflow="fold")
     line.append(f"{event.at.astimezone():%Y-%m-%d %H:%M:%S}  ", style=QUIET)
-    line.append(f"{event.type:<24}", style=_COLOURS.get(event.type.rpartition("_")[2], ""))
+    line.append(f"{event.type:<24}" if whole else event.type, style=_COLOURS.get(event.type.rpartition("_")[2], ""))
     client = f" ({plain(event.client)})" if event.client else ""
     line.append(f"  {plain(event.by)}{client}", style=QUIET)
-    carried = _carried(event.payload)
-    if carried:
-        line.append(f"  {carried}")
-    return line
+    for name, value in event.payload.items():
+        if value is not None and value not in ("", [], {}):
+            line.append(f" {name}=")
+            line.append(plain(_whole(value) if whole else _shortened(value)))
+    number = Text(f"{event.sequence:>5}", style=QUIET)
+    if whole:
+        return number.append("  ").append_text(line)
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(number, line)
+    return grid
 
 
-def _carried(payload: Mapping[str, Any]) -> str:
-    parts = []
-    for name, value in payload.items():
-        if value is None or value in ("", [], {}):
-            continue
-        text = value if isinstance(value, str) else _compact(value)
-        parts.append(f"{name}={first_line(plain(text))}")
-    return " ".join(parts)
-
-
-def _compact(value: object) -> str:
+def _whole(value: object) -> str:
+    """Return a value in one line."""
     import json
 
+    if isinstance(value, str) and "\n" not in value:
+        return value
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _shortened(value: object) -> str:
+    """Return the beginning of a text's first line; of anything else as many of its parts as there is room for."""
+    if isinstance(value, str):
+        first, _, rest = value.strip().partition("\n")
+        return first if not rest and len(first) <= _VALUE else f"{first[:_VALUE]}…"
+    import json
+
+    text = json.dumps(_without_empty(value), ensure_ascii=False)
+    return text if len(text) <= _VALUE else text[: text.rfind(",", 0, _VALUE) + 1 or _VALUE] + "…"
+
+
+def _without_empty(value: object) -> object:
+    if isinstance(value, dict):
+        kept = {name: _without_empty(one) for name, one in value.items()}
+        return {name: one for name, one in kept.items() if one is not None and one not in ("", [], {})}
+    return [_without_empty(one) for one in value] if isinstance(value, list) else value
 
 
 def print_view(view: RenderableType) -> None:

@@ -9,8 +9,10 @@ from cli.render import (
     GOOD,
     QUIET,
     WAITS,
+    Beginning,
     ShellCommand,
     ago,
+    beginning,
     columns,
     duration,
     first_line,
@@ -28,17 +30,22 @@ if TYPE_CHECKING:
 
     from domain.task.models import Agent, Message, Plan, Review, Spec, TaskState, Workstream, WorkstreamDraft
 
+#: Messages that are shown, the newest.
+_MESSAGES = 20
+
 
 def task_view(state: TaskState, *, documents: bool) -> RenderableType:
     """Return a task; with ``documents`` also the text of its spec and plan, and what was said."""
     from rich.console import Group
 
     parts: list[RenderableType] = [_heading(state), *_waits(state)]
-    parts += _document("Spec", state.spec, state.spec.content if documents else "")
+    task = state.task_id
+    parts += _document("Spec", state.spec, state.spec.content if documents else "", f"podctl spec show {task}")
     if state.plan is not None:
-        parts += _document("Plan", state.plan, state.plan.summary)
+        parts += _document("Plan", state.plan, state.plan.summary, f"podctl plan show {task}")
     if state.review.revision:
-        parts += _document("Review", state.review, state.review.report if documents else "")
+        report = state.review.report if documents else ""
+        parts += _document("Review", state.review, report, f"podctl report {task}")
     if state.plan is not None and state.plan.workstreams:
         parts += section("Workstreams", _workstreams(state))
     if state.servers:
@@ -47,7 +54,7 @@ def task_view(state: TaskState, *, documents: bool) -> RenderableType:
         parts += section("Agents", _agents(state.agents.values()))
     parts += _beside(state)
     if documents and state.messages:
-        parts += section("Messages", _messages(state.messages.values()))
+        parts += section("Messages", _messages(state))
     if state.refusals:
         parts += section("Refused", _refusals(state))
     return Group(*parts)
@@ -96,7 +103,7 @@ def _reason(reason: str) -> list[RenderableType]:
     return [Text(f"- {what}:"), Padding(ShellCommand(f"podctl {command}"), (0, 0, 0, 4))]
 
 
-def _document(name: str, subject: Spec | Plan | Review, markdown: str) -> list[RenderableType]:
+def _document(name: str, subject: Spec | Plan | Review, markdown: str, whole: str) -> list[RenderableType]:
     from rich.padding import Padding
     from rich.text import Text
 
@@ -113,12 +120,12 @@ def _document(name: str, subject: Spec | Plan | Review, markdown: str) -> list[R
         )
     elif subject.rejection is not None:
         heading.append(
-            f", sent back by {plain(subject.rejection.by)}: {plain(subject.rejection.comment)}",
+            f", sent back by {plain(subject.rejection.by)}: {plain(first_line(subject.rejection.comment))}",
             style=f"not bold {WAITS}",
         )
     else:
         heading.append(", not approved", style=f"not bold {WAITS}")
-    return [heading, Padding(_formatted(markdown), (0, 0, 0, 2))] if markdown.strip() else [heading]
+    return [heading, Padding(Beginning(_formatted(markdown), whole), (0, 0, 0, 2))] if markdown.strip() else [heading]
 
 
 def _formatted(markdown: str) -> RenderableType:
@@ -185,16 +192,16 @@ def _servers(state: TaskState) -> Table:
 
 
 def _agents(agents: Iterable[Agent]) -> Table:
-    return columns(
-        ("ID", "TYPE", "STATUS", "TIME", "WHAT"),
-        (
-            (
-                *(agent.agent_id, words(agent.agent_type), state_text(agent.status), _time_taken(agent)),
-                first_line(agent.error or agent.output or agent.workstream_id or ""),
-            )
-            for agent in agents
-        ),
-    )
+    rows = []
+    failed_so: dict[str, str] = {}
+    for agent in agents:
+        says = first_line(agent.error or agent.output or agent.workstream_id or "")
+        if agent.error:
+            first = failed_so.setdefault(agent.error, agent.agent_id)
+            says = says if first == agent.agent_id else f"the same as {first}"
+        kind = words(agent.agent_type)
+        rows.append((agent.agent_id, kind, state_text(agent.status), _time_taken(agent), says))
+    return columns(("ID", "TYPE", "STATUS", "TIME", "WHAT"), rows)
 
 
 def _beside(state: TaskState) -> list[RenderableType]:
@@ -221,11 +228,21 @@ def _beside(state: TaskState) -> list[RenderableType]:
     return section("Beside", Text(plain("\n".join(lines)))) if lines else []
 
 
-def _messages(messages: Iterable[Message]) -> Table:
-    return columns(
+def _messages(state: TaskState) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    whole = f"podctl task show {state.task_id} -o json"
+    messages = [*state.messages.values()]
+    older = len(messages) - _MESSAGES
+    table = columns(
         ("ID", "TYPE", "FROM", "WHEN", "TEXT"),
-        ((m.message_id, words(m.type), m.author, ago(m.posted_at), f"{m.content}{_answer(m)}") for m in messages),
+        (
+            (m.message_id, words(m.type), m.author, ago(m.posted_at), f"{beginning(m.content, whole)}{_answer(m)}")
+            for m in messages[-_MESSAGES:]
+        ),
     )
+    return Group(Text(f"… {older} older: {whole}", style=QUIET), table) if older > 0 else table
 
 
 def _answer(message: Message) -> str:
@@ -233,7 +250,7 @@ def _answer(message: Message) -> str:
     if approval is None:
         return ""
     if approval.answer is not None:
-        comment = f": {approval.answer.comment}" if approval.answer.comment else ""
+        comment = f": {first_line(approval.answer.comment)}" if approval.answer.comment else ""
         return f"\n> {approval.answer.choice} ({approval.answer.by}{comment})"
     return f"\n> {approval.closed or ' | '.join(approval.options)}"
 

@@ -23,7 +23,7 @@ async def test_the_example_that_explain_gives_works_as_it_stands(podctl: Command
     [line] = [line for line in page.splitlines() if "podctl task send" in line]
     given = line.split("--json '")[1].removesuffix("'")
     done = await podctl("task", "send", task, "update_spec", "--json", given, "--as", "ann")
-    assert done.output == "update_spec is carried out, by ann\n"
+    assert done.output == f"task {task}: update_spec is carried out, by ann\n"
     assert (await podctl.json("task", "show", task))["spec"]["revision"] == 1
 
 
