@@ -71,6 +71,8 @@ def record_external_state(change: Change, command: RecordExternalState) -> None:
     """Take what was seen of the pull request; a merge that is proposed or under way ends by it."""
     check_length("the address", command.url, URL_LIMIT, "give the pull request's own")
     check_length("the detail", command.detail, actions.REASON_LIMIT, "post a longer text as a message")
+    if command.url and not command.url.startswith(("http://", "https://")):
+        raise Rejected("invalid_url", f"{command.url!r} is no address: give the pull request's own, https://…")
     sync = change.state.external_sync
     if sync.state == "merged" and command.state != "merged":
         raise Rejected("already_merged", f"the pull request {sync.url} is merged; it cannot be {command.state} again")

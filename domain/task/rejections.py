@@ -39,6 +39,7 @@ REJECTIONS: dict[str, str] = {
     "invalid_options": "The options of a question name one twice.",
     "invalid_phase": "The task is in a phase in which this is not possible; the message gives those in which it is.",
     "invalid_status": "A GPU pod reports something that it cannot report.",
+    "invalid_url": "The address of a pull request is one that begins with http:// or https://.",
     "item_not_found": "There is no such item in the inbox, or on the tracker.",
     "merge_already_requested": "The merge of the pull request is proposed or under way already.",
     "merge_not_granted": "No person has granted the merge.",

@@ -54,6 +54,13 @@ def test_a_draft_is_asked_of_whoever_keeps_the_repository() -> None:
     assert not waiting(driver)
 
 
+def test_the_placeholder_of_the_inbox_is_no_address() -> None:
+    driver = executing("a")
+    driver.do(OpenDraftPullRequest(title="Add it"))
+    assert "'URL'" in driver.refused("invalid_url", RecordExternalState(state="draft", url="URL"))
+    driver.refused("invalid_url", RecordExternalState(state="draft", url="javascript:alert(1)"))
+
+
 def test_what_is_asked_for_is_bounded() -> None:
     driver = executing("a")
     driver.refused("content_empty", OpenDraftPullRequest(title=" "))
