@@ -149,11 +149,18 @@ async def _upload(connection: asyncssh.SSHClientConnection, address: PodAddress)
     )
     try:
         async with asyncio.timeout(_UPLOAD_TIMEOUT):
-            done = await connection.run(_shell(script), input=source, encoding=None)
+            process = await connection.create_process(_shell(script), encoding=None)
+            # A shell that could make no folder has gone before it read anything: its exit code says so, below.
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(source)
+                process.stdin.write_eof()
+            done = await process.wait()
     except TimeoutError as error:
         raise Unreachable(address.pod, "the upload of the podlet took too long") from error
     except (OSError, asyncssh.Error) as error:
         raise Unreachable(address.pod, f"the connection was lost during the upload: {error}") from error
+    if done.exit_status is None:
+        raise Unreachable(address.pod, "the connection was lost during the upload")
     if done.exit_status != 0:
         stderr = done.stderr if isinstance(done.stderr, bytes) else b""
         raise PodletUnusable(
