@@ -9,7 +9,7 @@ import typer
 from cli.context import open_client, speaker
 from cli.options import AsOption, TaskArgument
 from cli.output import Format, OutputOption, print_json, print_progress, print_table, run_async
-from cli.task_commands import tell
+from cli.task_commands import tell, tell_done
 
 if TYPE_CHECKING:
     from domain.task.models import TaskState
@@ -156,20 +156,24 @@ def config(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Show a task's settings, as YAML that --file takes; or change them, also while it runs."""
-    from domain.task.commands import ChangeConfig
-    from podctl.task_input import changed_config, config_text
+    from podctl.settings import SettingsChanged, change_settings
+    from podctl.task_input import config_text
 
-    before = run_async(_read(task), when_interrupted="nothing was changed").config
     if not changes and file is None:
+        settings = run_async(_read(task), when_interrupted="nothing was changed").config
         if output is Format.JSON:
-            print_json(before)
+            print_json(settings)
         else:
-            print(config_text(before), end="")
+            print(config_text(settings), end="")
         return
-    after = changed_config(before, file, changes or [])
-    names = [name for name in type(after).model_fields if getattr(after, name) != getattr(before, name)]
-    told = f"changed {', '.join(names)}" if names else "settings are as they were"
-    tell(task, ChangeConfig(config=after), told, by=by, output=output)
+    name = speaker(by)
+
+    async def change() -> "SettingsChanged":
+        return await change_settings(await open_client(), task, file, changes or [], by=name)
+
+    done = run_async(change(), when_interrupted=f"interrupted: `podctl task config {task}` says whether it was done")
+    told = f"changed {', '.join(done.names)}" if done.names else "settings are as they were"
+    tell_done(task, "change_config", done.command_id, told, by=name, output=output)
 
 
 @app.command()

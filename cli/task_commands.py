@@ -27,12 +27,17 @@ def tell(task: str, command: "TaskCommand", told: Told | str, *, by: str | None,
         send(), when_interrupted=f"interrupted: `podctl task show {task}` says whether it was done"
     )
     words = told if isinstance(told, str) else told(state) if state else ""
+    tell_done(task, command.type, command_id, words, by=name, output=output)
+
+
+def tell_done(task: str, command: str, command_id: str, words: str, *, by: str, output: Format) -> None:
+    """Print what came of a command; a second line of ``words`` says what to do next."""
     if output is Format.JSON:
-        report = {"task": task, "command": command.type, "command_id": command_id, "by": name, "status": "accepted"}
+        report = {"task": task, "command": command, "command_id": command_id, "by": by, "status": "accepted"}
         print_json({**report, "message": "; ".join(words.split("\n"))})
     else:
         done, _, next_one = words.partition("\n")
-        print(f"task {task}: {done}, by {name}" + (f"\n  {next_one}" if next_one else ""))
+        print(f"task {task}: {done}, by {by}" + (f"\n  {next_one}" if next_one else ""))
 
 
 async def read_task(task: str) -> "TaskState":

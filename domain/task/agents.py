@@ -7,6 +7,7 @@ How they end stands in ``agent_records``; what their reports do to spec, plan, r
 from datetime import datetime, timedelta
 
 from domain.errors import Rejected
+from domain.gpu.arguments import redact
 from domain.task import agent_records, messages
 from domain.task.agent_records import MAKES, words
 from domain.task.change import Change, check_length
@@ -273,7 +274,13 @@ def config_changed(change: Change) -> None:
 
 
 def check_config(config: TaskConfig) -> None:
-    """Raise ``Rejected`` for agents that could never start."""
+    """Raise ``Rejected`` for agents that could never start, and for what looks like an access token."""
+    if any(redact(argument) != argument for argument in config.notify):
+        raise Rejected(
+            "secret_in_arguments",
+            "the notify hook carries what looks like an access token, which the task's history would keep; keep it in "
+            "a file that the hook reads",
+        )
     for agent_type in AGENT_PHASE:
         executor = agent_executor(config, agent_type)
         if not isinstance(executor, CommandExecutor):

@@ -142,10 +142,11 @@ class RejectTransition(Value):
 
 
 class ChangeConfig(Value):
-    """Replace the task's settings."""
+    """Replace the task's settings. ``base_revision`` is that of the settings that were edited."""
 
     type: Literal["change_config"] = "change_config"
     config: TaskConfig
+    base_revision: int | None = None
 
 
 class CancelTask(Value):

@@ -20,7 +20,7 @@ EVENTS: dict[str, EventType] = {
     "task_created": _event("The task began.", "task title config"),
     "config_changed": _event(
         "Settings were changed; those that did carry their new value.",
-        "gates agents agent_attempts max_concurrent spawn_cooldown_seconds notify failure_cooldown_seconds "
+        "revision gates agents agent_attempts max_concurrent spawn_cooldown_seconds notify failure_cooldown_seconds "
         "escalate_after_seconds escalate_to",
     ),
     "command_refused": _event("A signal was refused; it changed nothing else.", "command code message"),

@@ -228,12 +228,20 @@ def cancel_task(change: Change, command: CancelTask) -> None:
 
 def change_config(change: Change, command: ChangeConfig) -> None:
     """Replace the task's settings."""
+    current = change.state.config_revision
+    if command.base_revision is not None and command.base_revision != current:
+        raise Rejected(
+            "stale_revision",
+            f"this changes revision {command.base_revision} of the settings, but they are at revision {current}; read "
+            "those, put your changes into them and send them again",
+        )
     before = change.state.config.model_dump(mode="json")
     after = command.config.model_dump(mode="json")
     agents.check_config(command.config)
-    change.set(config=command.config)
+    change.set(config=command.config, config_revision=current + 1)
     agents.config_changed(change)
-    change.emit("config_changed", **{name: value for name, value in after.items() if value != before[name]})
+    changed = {name: value for name, value in after.items() if value != before[name]}
+    change.emit("config_changed", revision=current + 1, **changed)
 
 
 def evaluate(change: Change) -> None:

@@ -782,6 +782,8 @@ class TaskState(EntityState):
     #: Nothing new is started before.
     cooldown_until: datetime | None = None
     config: TaskConfig = TaskConfig()
+    #: Which settings these are, counted from 1.
+    config_revision: int = 1
     created_by: str
     created_at: datetime
     updated_at: datetime

@@ -10,12 +10,15 @@ from domain.task.commands import (
     ApproveReview,
     ApproveSpec,
     CancelTask,
+    ChangeConfig,
     CompleteWorkstream,
     GiveApproval,
     RequestApproval,
     TaskCommand,
 )
+from domain.task.models import TaskState
 from podctl.client import PodctlClient, Refused
+from podctl.settings import change_settings
 from tests.workflow.support import Task, Tasks
 
 PLAN = """
@@ -116,3 +119,37 @@ async def test_who_repeats_the_command_that_ended_a_task_hears_that_it_counted(
         assert "cancelled by ann (enough)" in str(refused.value)
     with pytest.raises(Refused, match="cancelled by ann"):
         await podctl.signal_task(task.id, "approve-spec", {"by": "bob"})
+
+
+class Overtaken(PodctlClient):
+    """Has bob change a setting right after each of the first reads of a task."""
+
+    times = 1
+
+    async def task(self, task_id: str) -> TaskState:
+        state = await super().task(task_id)
+        if self.times:
+            self.times -= 1
+            config = state.config.model_copy(update={"agent_attempts": state.config.agent_attempts + 1})
+            await self.execute_task(task_id, ChangeConfig(config=config), by="bob")
+        return state
+
+
+async def test_settings_that_two_change_at_once_are_both_changed(podctl: PodctlClient, tasks: Tasks) -> None:
+    task = await tasks.create(PLAN)
+    overtaken = Overtaken(podctl.temporal)
+    done = await change_settings(overtaken, task.id, None, ["max_concurrent=7"], by="ann")
+    config = (await task.state()).config
+    assert (config.agent_attempts, config.max_concurrent) == (4, 7)
+    assert done.names == ("max_concurrent",)
+
+
+async def test_settings_that_are_changed_all_the_time_are_left_alone_after_some_tries(
+    podctl: PodctlClient, tasks: Tasks
+) -> None:
+    task = await tasks.create(PLAN)
+    overtaken = Overtaken(podctl.temporal)
+    overtaken.times = 3
+    with pytest.raises(Refused, match="read those"):
+        await change_settings(overtaken, task.id, None, ["max_concurrent=7"], by="ann")
+    assert (await task.state()).config.max_concurrent == 3

@@ -203,6 +203,12 @@ def test_an_access_token_in_the_command_of_an_agent_is_refused() -> None:
     Driver().refused("secret_in_arguments", ChangeConfig(config=config))
 
 
+def test_an_access_token_of_the_notify_hook_is_refused() -> None:
+    config = TaskConfig.model_validate({"notify": ["tell", "--token", "hf_" + "a" * 34]})
+    message = Driver().refused("secret_in_arguments", ChangeConfig(config=config))
+    assert "a file that the hook reads" in message
+
+
 # -- failures -----------------------------------------------------------------------------------------------------
 
 

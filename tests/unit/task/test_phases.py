@@ -261,6 +261,15 @@ def test_a_gate_that_becomes_automatic_lets_the_waiting_task_through() -> None:
     assert driver.phase() is Phase.REVIEW
 
 
+def test_settings_that_somebody_else_has_changed_are_not_overwritten() -> None:
+    driver = Driver()
+    read = driver.state.config_revision
+    driver.do(ChangeConfig(config=TaskConfig(max_concurrent=5), base_revision=read))
+    assert "revision 2" in driver.refused("stale_revision", ChangeConfig(config=TaskConfig(), base_revision=read))
+    driver.do(ChangeConfig(config=TaskConfig()))
+    assert driver.state.config_revision == 3
+
+
 def test_approve_takes_the_one_thing_that_waits() -> None:
     driver = Driver(plan("a"))
     driver.do(Approve(revision=1))
