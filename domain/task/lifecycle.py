@@ -36,6 +36,7 @@ from domain.task.models import (
     WorkstreamStatus,
     digest,
 )
+from domain.task.readiness import stopping_run
 from domain.task.waits import all_settled
 
 _BACKWARD = frozenset(
@@ -97,6 +98,13 @@ def _guard_nothing_runs(state: TaskState) -> None:
         raise Rejected(
             "workstreams_running",
             f"{', '.join(running[:20])} still run; wait for them, interrupt or skip them before the plan is changed",
+        )
+    stopping = next(filter(None, (stopping_run(state, name) for name in state.workstreams)), None)
+    if stopping is not None:
+        raise Rejected(
+            "workstreams_running",
+            f"run {stopping[0]} is still being stopped on pod {stopping[1]}; wait until it has ended, or, if that "
+            f"machine is gone for good, say so: podctl pods remove {stopping[1]} --lost",
         )
 
 

@@ -54,6 +54,16 @@ def free_slots(state: TaskState) -> int:
     return state.config.max_concurrent - busy
 
 
+def stopping_run(state: TaskState, ws_id: str) -> tuple[str, str] | None:
+    """Return run id and pod of an earlier attempt's run that has to end and is not known to have, if there is one.
+
+    The attempts of a workstream share a folder: the next one starts when the last is verified gone, wherever it ran.
+    """
+    earlier = f"{state.task_id}/{ws_id}"
+    stopping = state.stopping_runs.items()
+    return next(((run_id, pod) for run_id, pod in stopping if run_id.rpartition("/")[0] == earlier), None)
+
+
 def agent_executor(config: TaskConfig, agent_type: AgentType) -> Executor | None:
     """Return how the task's agent of a type works; None: people do its work."""
     agents = config.agents

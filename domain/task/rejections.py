@@ -63,6 +63,7 @@ REJECTIONS: dict[str, str] = {
     "report_empty": "A report needs text.",
     "reserved_argument": "A model server of the plan passes an argument that podctl sets itself.",
     "review_not_approved": "The finished work is not accepted yet.",
+    "run_stopping": "A run of the workstream's last attempt is not known to have ended.",
     "secret_in_arguments": "An argument looks like a secret; secrets are passed by name.",
     "self_dependency": "A workstream of the plan depends on itself.",
     "server_not_found": "The task uses no such model server.",

@@ -48,6 +48,7 @@ from domain.task.readiness import (
     server_needed,
     server_of,
     server_ready,
+    stopping_run,
     task_blocked,
     workstreams_asking,
 )
@@ -286,6 +287,8 @@ def _workstream_starts(state: TaskState, now: datetime, times: list[datetime], s
             continue
         if ws.cooldown_until is not None and ws.cooldown_until > now:
             times.append(ws.cooldown_until)
+            continue
+        if stopping_run(state, name) is not None:
             continue
         server = server_of(state, draft)
         if server is None or server_ready(state, server):

@@ -33,6 +33,7 @@ from domain.task.readiness import (
     server_due_for_release,
     server_of,
     server_ready,
+    stopping_run,
     task_blocked,
     workstreams_asking,
 )
@@ -310,7 +311,11 @@ def _work(state: TaskState) -> Iterator[str]:
             under_way.append(_under_way(task, ws))
         elif ws.status is WorkstreamStatus.PENDING and not missing_dependencies(state, draft) and name not in asking:
             server = server_of(state, draft)
-            if ws.cooldown_until is not None:
+            stopping = stopping_run(state, name)
+            if stopping is not None:
+                run_id, pod = stopping
+                waiting.append(f"workstream {name} starts when run {run_id} has ended: podctl pods show {pod}")
+            elif ws.cooldown_until is not None:
                 until = ws.cooldown_until.strftime("%H:%M:%S UTC")
                 waiting.append(f"workstream {name} is tried again at {until} (attempt {ws.attempt} failed: {ws.error})")
             elif server is not None and not server_ready(state, server):

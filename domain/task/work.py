@@ -35,6 +35,7 @@ from domain.task.readiness import (
     missing_dependencies,
     server_of,
     server_ready,
+    stopping_run,
     task_blocked,
     workstreams_asking,
 )
@@ -63,6 +64,13 @@ def start_workstream(change: Change, command: StartWorkstream) -> None:
         raise Rejected(
             "workstream_not_pending",
             f"workstream {command.ws_id!r} is {workstream.status.value}; only a pending one can be started",
+        )
+    stopping = stopping_run(state, command.ws_id)
+    if stopping is not None:
+        raise Rejected(
+            "run_stopping",
+            f"workstream {command.ws_id!r} starts when run {stopping[0]} of its last attempt has ended on pod "
+            f"{stopping[1]}; if that machine is gone for good, say so: podctl pods remove {stopping[1]} --lost",
         )
     if task_blocked(state) or command.ws_id in workstreams_asking(state):
         raise Rejected("awaiting_answer", f"workstream {command.ws_id!r} waits for the answer to a blocking question")

@@ -14,6 +14,7 @@ from domain.task.commands import (
     ApproveSpec,
     CompleteWorkstream,
     Envelope,
+    RunStopped,
     ServerAttached,
     ServerChanged,
     TaskCommand,
@@ -121,6 +122,11 @@ class Driver:
         """Report success for workstreams, one after the other."""
         for name in names:
             self.do(CompleteWorkstream(ws_id=name))
+
+    def stopped(self) -> None:
+        """Report that every run that has to end is gone."""
+        for run_id in [*self.state.stopping_runs]:
+            self.do(RunStopped(run_id=run_id), SCHEDULER)
 
     def server(self, status: str, name: str = "coder", detail: str = "") -> None:
         """Have the GPU pod report a model server's state."""

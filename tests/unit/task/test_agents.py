@@ -527,6 +527,8 @@ def test_reopening_the_plan_needs_that_nothing_runs() -> None:
     assert "a still run" in driver.refused("workstreams_running", ReopenPlan())
     driver.do(SkipWorkstream(ws_id="a"))
     assert driver.phase() is Phase.REVIEW
+    driver.refused("workstreams_running", ReopenPlan())
+    driver.stopped()
     driver.do(ReopenPlan())
     assert driver.phase() is Phase.PLANNING
     assert driver.event_types().count("plan_reopened") == 1

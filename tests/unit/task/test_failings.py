@@ -211,6 +211,7 @@ def test_5_a_guard_is_checked_again_when_the_approval_arrives() -> None:
     driver.refused("workstreams_running", ApproveTransition())
     assert driver.phase() is Phase.WORKSTREAM_EXECUTION
     driver.do(CompleteWorkstream(ws_id="b"))
+    driver.stopped()
     driver.do(ApproveTransition())
     assert driver.phase() is Phase.PLANNING
 
@@ -281,6 +282,8 @@ def test_7_a_run_is_written_down_before_anything_starts_it() -> None:
     driver.do(WorkstreamInterrupted(ws_id="a", attempt=1, reason="the machine rebooted"), by=SCHEDULER)
     assert runs(driver) == [], "it may have taken effect: a person decides"
     driver.do(RetryWorkstream(ws_id="a"))
+    assert runs(driver) == [], "the first may still be there"
+    driver.stopped()
     assert [run.run_id for run in runs(driver)] == ["t1/a/2"]
 
 
@@ -423,6 +426,7 @@ def test_13_a_late_report_changes_nothing_that_a_person_has_completed() -> None:
     assert "ann" in driver.refused("workstream_not_in_progress", late, by=SCHEDULER)
     driver.refused("workstream_not_in_progress", CompleteWorkstream(ws_id="a", attempt=1), by=SCHEDULER)
     assert driver.statuses()["a"] == "completed"
+    driver.stopped()
     driver.do(RetryWorkstream(ws_id="a"))
     driver.refused("stale_attempt", late, by=SCHEDULER)
     assert driver.statuses()["a"] == "in_progress"

@@ -381,6 +381,7 @@ def fitting_commands(state: TaskState) -> Iterator[TaskCommand]:
             yield FailWorkstream(ws_id=ws.ws_id, attempt=reported, error="it broke", recoverable=True)
             yield FailWorkstream(ws_id=ws.ws_id, attempt=reported, error="it broke", result=ended)
             yield RequestApproval(content="which?", blocking=True, workstream_id=ws.ws_id)
+            yield InterruptWorkstream(ws_id=ws.ws_id)
         elif ws.status in SETTLED:
             yield RetryWorkstream(ws_id=ws.ws_id)
         else:
@@ -545,7 +546,7 @@ def check_state(state: TaskState) -> None:
             assert state.phase is Phase.WORKSTREAM_EXECUTION
             assert isinstance(planned[ws.ws_id].executor, CommandExecutor)
             assert ws.run.run_id == f"t1/{ws.ws_id}/{ws.attempt}"
-            assert ws.run.run_id not in state.stopping_runs
+            assert not any(run_id.startswith(f"t1/{ws.ws_id}/") for run_id in state.stopping_runs)
         assert not ws.by_hand or ws.status is WorkstreamStatus.AWAITING_INPUT
         assert (ws.status is WorkstreamStatus.BLOCKED) == bool(ws.blocking_on)
     check_actions(state)

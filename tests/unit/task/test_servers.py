@@ -116,6 +116,7 @@ def test_servers_are_released_when_the_work_is_done() -> None:
 def test_a_released_server_is_wanted_again_for_work_that_is_taken_up_again() -> None:
     driver = serving(command("a", server="coder"))
     driver.complete("a")
+    driver.stopped()
     driver.do(ServerReleased(name="coder"))
     driver.do(RequestTransition(to=Phase.WORKSTREAM_EXECUTION))
     driver.do(ApproveTransition())
@@ -128,6 +129,7 @@ def test_a_release_under_way_when_work_is_taken_up_again_does_not_lose_the_serve
     driver = serving(command("a", server="coder"))
     driver.complete("a")
     assert "detach/coder" in driver.wanted()
+    driver.stopped()
     driver.do(RequestTransition(to=Phase.WORKSTREAM_EXECUTION))
     driver.do(ApproveTransition())
     driver.do(RetryWorkstream(ws_id="a"))

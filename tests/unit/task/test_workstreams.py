@@ -11,6 +11,7 @@ from domain.task.commands import (
     FailWorkstream,
     GiveApproval,
     InterruptWorkstream,
+    ReassignExecutor,
     RequestTransition,
     RetryWorkstream,
     RunStopped,
@@ -19,7 +20,7 @@ from domain.task.commands import (
     StartWorkstream,
     WorkstreamInterrupted,
 )
-from domain.task.models import Phase, Priority, Result, RunResult, TaskConfig
+from domain.task.models import CommandExecutor, Phase, Priority, Result, RunResult, TaskConfig
 from domain.task.runs import WorkstreamRun
 from domain.task.schedule import RunCommand, WakeAt
 from domain.task.waits import waits_for
@@ -169,6 +170,7 @@ def test_recoverable_failures_are_tried_again_after_growing_delays_then_asked_ab
     driver = executing(command("a"), failure_cooldown_seconds=(5, 30))
     for attempt, delay in ((1, 5), (2, 30)):
         driver.do(FailWorkstream(ws_id="a", attempt=attempt, error="pod away", recoverable=True))
+        driver.stopped()
         assert driver.statuses()["a"] == "pending"
         (wake,) = (action for action in driver.actions() if isinstance(action, WakeAt))
         assert (wake.at - driver.now).total_seconds() == delay
@@ -193,6 +195,7 @@ def test_a_recoverable_failure_ends_in_a_stop_of_what_may_have_been_launched() -
 def test_evaluate_ends_a_cooldown() -> None:
     driver = executing(command("a"))
     driver.do(FailWorkstream(ws_id="a", attempt=1, error="pod away", recoverable=True))
+    driver.stopped()
     driver.do(Evaluate())
     assert driver.state.workstreams["a"].attempt == 2
 
@@ -220,6 +223,47 @@ def test_interrupting_ends_the_run_and_the_workstream_is_not_in_progress() -> No
     driver.do(InterruptWorkstream(ws_id="a", reason="wrong branch"))
     assert driver.statuses()["a"] == "failed"
     assert driver.wanted() == ["stop-run/t1/a/1"]
+
+
+def test_the_next_attempt_waits_until_the_run_of_the_last_one_is_verified_gone() -> None:
+    driver = executing(command("a"))
+    driver.do(InterruptWorkstream(ws_id="a", reason="wrong branch"))
+    driver.do(RetryWorkstream(ws_id="a"))
+    assert driver.wanted() == ["stop-run/t1/a/1"]
+    assert "pods remove gpu1 --lost" in driver.refused("run_stopping", StartWorkstream(ws_id="a"))
+    assert any("a starts when run t1/a/1 has ended" in reason for reason in waits_for(driver.state))
+    assert not any("free slot" in reason for reason in waits_for(driver.state))
+    driver.do(RunStopped(run_id="t1/a/1"))
+    assert driver.wanted() == ["run/t1/a/2"]
+
+
+def test_another_pod_does_not_start_what_still_has_to_end_on_the_first() -> None:
+    driver = executing(command("a", pod="gpu1"))
+    driver.do(InterruptWorkstream(ws_id="a"))
+    executor = CommandExecutor(argv=("make", "a"), pod="gpu2")
+    driver.do(ReassignExecutor(ws_id="a", executor=executor))
+    driver.do(RetryWorkstream(ws_id="a"))
+    assert driver.wanted() == ["stop-run/t1/a/1"]
+    driver.do(RunStopped(run_id="t1/a/1"))
+    (run,) = (action for action in driver.actions() if isinstance(action, RunCommand))
+    assert (run.run_id, run.pod) == ("t1/a/2", "gpu2")
+
+
+def test_a_run_that_is_being_stopped_keeps_no_other_workstream_waiting() -> None:
+    driver = executing(command("a"), command("ab"), max_concurrent=1)
+    driver.do(InterruptWorkstream(ws_id="a"))
+    assert driver.wanted() == ["stop-run/t1/a/1", "run/t1/ab/1"]
+
+
+def test_the_plan_is_not_changed_while_a_run_is_being_stopped() -> None:
+    driver = executing(command("a"), "b")
+    driver.do(InterruptWorkstream(ws_id="a"))
+    message = driver.refused("workstreams_running", RequestTransition(to=Phase.PLANNING))
+    assert "run t1/a/1" in message
+    driver.do(RunStopped(run_id="t1/a/1"))
+    driver.do(RequestTransition(to=Phase.PLANNING))
+    driver.do(ApproveTransition())
+    assert driver.phase() is Phase.PLANNING
 
 
 def test_a_persons_completion_is_not_overwritten_by_a_late_failure() -> None:
