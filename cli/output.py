@@ -210,6 +210,9 @@ def error_text(error: Exception) -> str:
         text = str(error)
         return text if code is None or text.startswith(f"{code}:") else f"{code}: {text}"
     if package == "temporalio":
+        status = getattr(error, "status", None)
+        if getattr(status, "name", "") == "UNAVAILABLE":
+            return f"the Temporal server answers no more ({error}); look with: podctl status"
         return f"Temporal says: {error}"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror

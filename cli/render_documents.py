@@ -55,8 +55,10 @@ def heading(view: DocumentView) -> Text:
         return Text(f"the {view.document} of task {view.task} is not written yet", style="bold")
     heading = Text(f"{view.document} of task {view.task}", style="bold")
     approved = f"approved by {view.approved_by}" if view.approved_by else "not approved"
+    review = f" (revision {view.approves} of the review)" if view.document == "report" else ""
     heading.append(
-        f"  revision {view.revision}, {view.digest}, by {plain(view.updated_by)}, {plain(approved)}", style="not bold"
+        f"  revision {view.revision}{review}, {view.digest}, by {plain(view.updated_by)}, {plain(approved)}",
+        style="not bold",
     )
     return heading
 

@@ -24,7 +24,8 @@ class DocumentView(Value):
     document: Document
     #: How often it was written; a report of an earlier review counts, and is gone.
     revision: int
-    #: What an approval is of; a report is approved with the review.
+    #: What an approval is of: its revision and digest. A report is approved with its review, which counts by itself.
+    approves: int
     digest: str
     #: Markdown of a spec or report, YAML of a plan.
     text: str
@@ -46,6 +47,7 @@ def document_view(state: TaskState, document: Document) -> DocumentView:
         task=state.task_id,
         document=document,
         revision=document_revision(state, document),
+        approves=0 if subject is None else subject.revision,
         digest=digest,
         text=text,
         updated_by=by,

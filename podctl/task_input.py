@@ -10,10 +10,9 @@ from pydantic import BaseModel, ValidationError
 
 from domain.errors import BadInput
 from domain.ids import check_name, slug
-from domain.task.config_file import expand_agents, read_config
+from domain.task.config_file import read_config
 from domain.task.models import GateMode, Gates, PlanDraft, TaskConfig, TaskInput
 from domain.task.plan_file import read_plan
-from domain.task.yaml_file import expanded
 from podctl.client import new_command_id
 
 #: Bytes of a file that are read at all; the rules' own limits are lower and name what is too long.
@@ -79,7 +78,7 @@ def changed_config(config: TaskConfig, file: Path | None, changes: Sequence[str]
             group[last] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise BadInput(f"--set {change!r}: the value is not YAML: {str(error).splitlines()[0]}") from error
-    return _checked(TaskConfig, expanded(settings, "agents", expand_agents))
+    return _checked(TaskConfig, settings)
 
 
 def config_text(config: TaskConfig) -> str:

@@ -105,7 +105,8 @@ def _shapes() -> Iterator[str]:
         yield from _fields(shape)
     yield "- `podctl workstream show`: the object that `podctl workstream list` has for the workstream."
     yield (
-        "- `podctl spec show`, `podctl plan show`, `podctl report`: `task`, `document`, `revision`, `digest`, `text`, "
+        "- `podctl spec show`, `podctl plan show`, `podctl report`: `task`, `document`, `revision`, "
+        "`approves` (the revision that an approval names), `digest`, `text`, "
         "`updated_by`, `approved_by`, `threads`. `podctl thread list`: a list of threads, `podctl thread show` one, as "
         "`domain/task/models.py` describes them (`ReviewThread`)."
     )

@@ -17,6 +17,9 @@ from domain.task.commands import (
 from domain.task.models import SCHEDULER, Agent, AgentStatus, AgentType, GenerationStatus, Result
 from domain.task.size import fit
 
+#: Characters of a program's last line that its agent's error takes over.
+_REASON = 300
+
 
 def agent_done(change: Change, command: AgentDone) -> None:
     """Take what an agent made. What cannot be used is refused to a person, and is a failure of a program."""
@@ -91,6 +94,7 @@ def _fail(change: Change, agent: Agent, error: str, result: Result | None, *, re
             change, FailWorkstream(ws_id=agent.workstream_id, error=error, recoverable=recoverable, result=result)
         )
         return
+    error = _with_reason(error, result)
     config = change.state.config
     if agent.executor is None or not recoverable or agent.attempt >= config.agent_attempts:
         agent_records.end(change, agent, AgentStatus.FAILED, error=error, result=result)
@@ -100,3 +104,11 @@ def _fail(change: Change, agent: Agent, error: str, result: Result | None, *, re
     delays = config.failure_cooldown_seconds or (0.0,)
     retry_at = agents.try_again(change, agent, delays[min(agent.attempt, len(delays)) - 1])
     agent_records.end(change, agent, AgentStatus.FAILED, error=error, result=result, retry_at=retry_at)
+
+
+def _with_reason(error: str, result: Result | None) -> str:
+    """Return the error of a program that failed with the last line of what it printed, which mostly says why."""
+    run = None if result is None else result.run
+    if result is None or run is None or run.exit_code == 0 or not result.text.strip():
+        return error
+    return f"{error}: {result.text.strip().splitlines()[-1].strip()[:_REASON]}"

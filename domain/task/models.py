@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator, Discriminator, Field, GetCoreSchemaHandler, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, GetCoreSchemaHandler, StringConstraints
 from pydantic_core import CoreSchema, core_schema
 
 from domain.by_identity import once_for_each
@@ -164,7 +164,12 @@ class CommandExecutor(Value):
     timeout_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
 
-Executor = Annotated[SignalExecutor | CommandExecutor, Discriminator("type")]
+def _written_out(executor: object) -> object:
+    return {"type": executor} if isinstance(executor, str) else executor
+
+
+#: Where its type says all, as ``signal`` does, that alone may stand for it.
+Executor = Annotated[SignalExecutor | CommandExecutor, Discriminator("type"), BeforeValidator(_written_out)]
 
 
 class ModelServerDraft(Value):

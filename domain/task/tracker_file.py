@@ -7,4 +7,4 @@ from domain.task.yaml_file import read_yaml
 def read_tracker(text: str, source_name: str) -> CreateTracker:
     """Return the board in ``text``, or raise ``BadInput`` with one ``file:line:column: field: problem`` a line."""
     file = read_yaml(text, source_name, kind="a tracker", fields="'phases', each with 'items'")
-    return file.validated(CreateTracker, file.data)
+    return file.validated(CreateTracker)

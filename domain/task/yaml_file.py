@@ -1,6 +1,6 @@
 """YAML files that people write: read as data for a model, each mistake told as ``file:line:column: field: problem``."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, TypeVar
 
@@ -40,10 +40,10 @@ class YamlFile:
     data: dict[str, Any]
     _root: yaml.Node
 
-    def validated(self, model: type[M], data: dict[str, Any]) -> M:
-        """Return ``data``, made of this file's, as a model, or raise ``BadInput`` with a line for each mistake."""
+    def validated(self, model: type[M]) -> M:
+        """Return what the file says as a model, or raise ``BadInput`` with a line for each mistake."""
         try:
-            return model.model_validate(data)
+            return model.model_validate(self.data)
         except ValidationError as error:
             found = [
                 (e["loc"], _words(e["type"], e["msg"])) for e in error.errors(include_url=False, include_input=False)
@@ -146,16 +146,6 @@ class _Reader:
             raise BadInput(
                 f"{_place(self._source, node.start_mark)}: {node.value[:60]!r} is not of the kind {kind!r}"
             ) from error
-
-
-def expand_executor(value: Any) -> Any:  # noqa: ANN401 - whatever the file says
-    """Return an executor with its short form, ``signal``, written out."""
-    return {"type": value} if isinstance(value, str) else value
-
-
-def expanded(data: Any, field: str, expand: Callable[[Any], Any]) -> Any:  # noqa: ANN401 - whatever the file says
-    """Return a mapping with one of its fields rewritten, if it is a mapping that has it."""
-    return {**data, field: expand(data[field])} if isinstance(data, dict) and field in data else data
 
 
 def _locate(root: yaml.Node, path: Path) -> tuple[yaml.Node, str]:

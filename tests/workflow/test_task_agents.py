@@ -71,7 +71,7 @@ async def test_a_planner_that_fails_or_writes_no_plan_is_tried_again(tasks: Task
     await task.ok("approve-spec")
     await task.until(lambda state: state.plan, "there is a plan")
     first, second, third = await agent_errors(task)
-    assert first == "exit code 1"
+    assert first == "exit code 1: no idea"
     assert second.startswith("what it wrote is no plan: $PODCTL_OUTPUT:1:1: workstreams:"), second
     assert third == ""
 

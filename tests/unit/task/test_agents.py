@@ -589,3 +589,11 @@ def test_waits_for_says_what_agents_do() -> None:
     assert any("planner planner-1 runs on pod gpu1" in reason for reason in waits_for(driver.state))
     failed(driver, "planner-1")
     assert any("planner planner-2 tries again at 12:00:05 UTC" in reason for reason in waits_for(driver.state))
+
+
+def test_an_agents_error_says_what_its_program_printed_last() -> None:
+    driver = Driver(agents={"planner": "signal"}, gates={"spec": "auto"}, agent_attempts=1)
+    printed = Result(text="Traceback:\n  …\nValueError: the spec lists nothing\n", run=RunResult(exit_code=1))
+    driver.do(AgentFailed(agent_id="planner-1", error="exit code 1", result=printed), by=SCHEDULER)
+    assert driver.state.agents["planner-1"].error == "exit code 1: ValueError: the spec lists nothing"
+    assert "ValueError" in driver.state.messages["m-1"].content

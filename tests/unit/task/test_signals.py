@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from domain.entity import record_refusal
 from domain.errors import Rejected
 from domain.task.commands import (
+    AgentDone,
     Approve,
     ApproveReview,
     ApproveSpec,
@@ -24,7 +25,7 @@ from domain.task.commands import (
     TaskCommand,
 )
 from domain.task.details import summary_markdown
-from domain.task.models import Result, ServerStatus, TaskState
+from domain.task.models import Result, ServerStatus, SignalExecutor, TaskState
 from domain.task.rules import apply
 from domain.task.schedule import next_actions
 from domain.task.signals import EXAMPLES, command_from_signal
@@ -135,3 +136,11 @@ def test_any_signal_is_taken_or_refused_and_leaves_a_state_that_can_be_carried(
     assert TaskState.model_validate_json(state.model_dump_json()) == state
     next_actions(state, START)
     summary_markdown(state)
+
+
+def test_the_plan_of_an_agents_result_has_the_short_forms_of_a_plan_file() -> None:
+    plan = {"workstreams": [{"id": "docs", "title": "Docs", "executor": "signal"}]}
+    signal = command_from_signal("agent-result", [{"agent": "planner-1", "status": "completed", "plan": plan}])
+    assert isinstance(signal.command, AgentDone)
+    assert signal.command.plan is not None
+    assert signal.command.plan.workstreams[0].executor == SignalExecutor()
