@@ -309,7 +309,11 @@ def _put_sync_state(change: Change, state: str) -> None:
 
 
 def _put(change: Change, approval: ActionApproval) -> None:
-    actions = {**change.state.actions, approval.action_id: approval}
+    actions = {**change.state.actions}
+    if not approval.open:
+        # To the end: those that finished first are forgotten first.
+        actions.pop(approval.action_id, None)
+    actions[approval.action_id] = approval
     finished = [name for name, action in actions.items() if not action.open]
     for name in finished[: max(0, len(finished) - FINISHED_KEPT)]:
         del actions[name]

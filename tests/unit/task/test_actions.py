@@ -131,7 +131,7 @@ def test_a_grant_checks_again_and_leaves_what_is_not_possible_proposed() -> None
     assert "'party'" in message
     assert "item_not_found" in message
     driver.refused("action_not_possible", GiveApproval(message_id="m-2", choice="grant"))
-    assert action(driver).status == "requested"
+    assert driver.state.actions["action-2"].status == "requested"
     assert any(item.waits for item in driver.state.inbox.values())
     driver.do(RejectAction(action_id="action-2"))
     assert not any(item.waits for item in driver.state.inbox.values())
@@ -275,6 +275,19 @@ def test_actions_have_bounds() -> None:
         driver.do(RejectAction(action_id=name))
     assert len(driver.state.actions) == FINISHED_KEPT
     assert action(driver).action_id == f"action-{OPEN_LIMIT}"
+
+
+def test_what_finished_last_is_forgotten_last() -> None:
+    driver = executing("a")
+    for _ in range(FINISHED_KEPT + 10):
+        propose(driver, run())
+    first, *others = driver.state.actions
+    for name in others:
+        driver.do(RejectAction(action_id=name))
+    driver.do(GrantAction(action_id=first))
+    driver.do(ActionEnded(action_id=first, error="it broke"), by=SCHEDULER)
+    assert list(driver.state.actions)[-1] == first
+    assert driver.state.actions[first].error == "it broke"
 
 
 def test_a_command_that_is_cut_says_so() -> None:
