@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from temporalio import activity
 
@@ -72,20 +73,30 @@ def _start(argv: Sequence[str]) -> subprocess.Popen[bytes]:
 async def _outcome(hook: subprocess.Popen[bytes], text: str, limit: float) -> str:
     if hook.stdin is None or hook.stderr is None:
         raise AssertionError("pipes were asked for")
-    said = b""
-    os.set_blocking(hook.stderr.fileno(), False)
-    # A notification is smaller than any pipe; a hook that does not read it need not.
-    with contextlib.suppress(BrokenPipeError):
-        hook.stdin.write(text.encode())
-    hook.stdin.close()
+    said, to_say = b"", memoryview(text.encode())
+    for stream in (hook.stdin, hook.stderr):
+        os.set_blocking(stream.fileno(), False)
     deadline = time.monotonic() + limit
     while time.monotonic() < deadline:
+        to_say = _say(hook.stdin, to_say)
         ended = _ended(hook)
         said = (said + (hook.stderr.read(_READ) or b""))[-_TAIL:]
         if ended is not None:
             return _failure(ended, said)
         await asyncio.sleep(_LOOK)
     return f"the notify hook took longer than {limit:g} s and was killed"
+
+
+def _say(stdin: IO[bytes], text: memoryview) -> memoryview:
+    """Write what fits into the pipe, close it after the last of it, and return the rest."""
+    try:
+        # None: the pipe is full.
+        rest = text[stdin.write(text) or 0 :] if text else text
+    except BrokenPipeError:
+        rest = text[:0]  # a hook need not read it
+    if not rest:
+        stdin.close()
+    return rest
 
 
 def _ended(hook: subprocess.Popen[bytes]) -> os.waitid_result | None:

@@ -66,6 +66,19 @@ async def test_one_that_takes_too_long_is_killed_with_what_it_started(tmp_path: 
     await gone(tmp_path / "child")
 
 
+async def test_a_long_text_waits_for_a_hook_that_does_not_read_and_holds_up_nobody(tmp_path: Path) -> None:
+    calling = asyncio.create_task(call_hook([script(tmp_path, "sleep 1000")], "x" * 1_000_000, limit=1.0))
+    await asyncio.sleep(0)
+    await eventually(lambda: asyncio.sleep(0, result=not calling.done()), "others have their turn meanwhile")
+    assert await calling == "the notify hook took longer than 1 s and was killed"
+
+
+async def test_a_long_text_arrives_whole(tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    assert await call_hook([script(tmp_path, f"sleep 0.1; wc -c > {count}")], "x" * 1_000_000) == ""
+    assert int(count.read_text()) == 1_000_000
+
+
 async def test_what_it_leaves_running_is_killed(tmp_path: Path) -> None:
     hook = script(tmp_path, f"sleep 1000 & echo $! > {tmp_path}/child")
     assert await call_hook([hook], TEXT) == ""
