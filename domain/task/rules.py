@@ -186,6 +186,7 @@ def _check_speaker(by: str) -> None:
 
 def _finish(change: Change, *, growing: bool) -> tuple[TaskState, tuple[Event, ...]]:
     lifecycle.withdraw_moot_transition(change)
+    serving.forget_released(change)
     serving.ask_about_servers(change)
     inbox.update_inbox(change)
     change.set(updated_at=change.now)

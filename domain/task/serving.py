@@ -37,6 +37,15 @@ def want_again(change: Change, name: str) -> None:
     _want(change, AttachedServer(spec=change.state.servers[name].spec, since=change.now))
 
 
+def forget_released(change: Change) -> None:
+    """Forget the servers that the task has given up and that the plan no longer names."""
+    named = {} if change.state.plan is None else change.state.plan.model_servers
+    servers = change.state.servers
+    kept = {n: s for n, s in servers.items() if s.status is not ServerStatus.RELEASED or n in named}
+    if len(kept) < len(servers):
+        change.set(servers=kept)
+
+
 def ask_about_servers(change: Change) -> None:
     """Keep exactly one open question for each needed server that is down."""
     down = {server.name: server for server in servers_down(change.state)}

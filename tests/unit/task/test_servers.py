@@ -7,6 +7,7 @@ from domain.task.commands import (
     ApprovePlan,
     ApproveReview,
     ApproveTransition,
+    ReopenPlan,
     RequestTransition,
     RetryWorkstream,
     ServerAttached,
@@ -160,6 +161,18 @@ def test_a_server_that_the_new_plan_leaves_out_is_released() -> None:
     driver.do(ApproveTransition())
     driver.do(UpdatePlan(plan=plan("a")))
     assert driver.wanted() == ["detach/coder"]
+    driver.do(ServerReleased(name="coder"))
+    assert not driver.state.servers
+
+
+def test_a_released_server_is_forgotten_once_no_plan_names_it() -> None:
+    driver = serving("a")
+    driver.complete("a")
+    driver.do(ServerReleased(name="coder"))
+    assert driver.state.servers["coder"].status is ServerStatus.RELEASED
+    driver.do(ReopenPlan())
+    driver.do(UpdatePlan(plan=plan("a")))
+    assert not driver.state.servers
 
 
 def _server(**fields: str) -> dict[str, str]:
