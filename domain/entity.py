@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
 
 from domain.errors import Rejected
 
@@ -17,8 +17,18 @@ REFUSALS_KEPT = 20
 REFUSAL_MESSAGE_LIMIT = 2_000
 #: Encoded size a state may have, in bytes. Temporal cannot carry 2 MiB, and a workflow that tries is stuck.
 STATE_LIMIT = 1024 * 1024
+#: What stays of the ledger and the refusals once a state nears its limit.
+_LEDGER_KEPT_BYTES = 32 * 1024
+_REFUSALS_KEPT_NEAR_LIMIT = 3
+_REFUSAL_MESSAGE_KEPT = 200
 #: The ledger's code for a command that was accepted.
 ACCEPTED = ""
+
+#: Printable ASCII: thousands are remembered, and each character is one byte. The longest name a pod, a server and a
+#: number.
+CommandId = Annotated[str, StringConstraints(pattern=r"^[ -~]+$", max_length=160)]
+#: Who says something.
+Speaker = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 S = TypeVar("S", bound="EntityState")
 
@@ -138,12 +148,34 @@ def record_refusal(
     return refused, (event,)
 
 
+def json_size(state: EntityState) -> int:
+    """Return the bytes of ``state`` as it is carried."""
+    return len(state.__pydantic_serializer__.to_json(state))
+
+
+def shed_record(state: S) -> S:
+    """Return ``state`` with the newest of its ledger and refusals only: the event log has the others."""
+    ledger: dict[str, str] = {}
+    room = _LEDGER_KEPT_BYTES
+    for command_id, code in reversed(state.ledger.items()):
+        # Quotes, colon and comma; what stands in an id may be escaped.
+        room -= 2 * len(command_id) + len(code) + 6
+        if room < 0:
+            break
+        ledger[command_id] = code
+    refusals = [
+        refusal.model_copy(update={"message": refusal.message[:_REFUSAL_MESSAGE_KEPT]})
+        for refusal in state.refusals[-_REFUSALS_KEPT_NEAR_LIMIT:]
+    ]
+    return state.model_copy(update={"ledger": dict(reversed(ledger.items())), "refusals": tuple(refusals)})
+
+
 def check_size(state: EntityState, parts: Mapping[str, Any]) -> None:
     """Raise ``Rejected('state_too_large')`` if ``state`` is over ``STATE_LIMIT`` encoded; name the largest part.
 
     ``parts`` names the fields that can grow, for the message.
     """
-    size = len(state.__pydantic_serializer__.to_json(state))
+    size = json_size(state)
     if size <= STATE_LIMIT:
         return
     sizes = {name: len(str(part)) for name, part in parts.items()}

@@ -97,6 +97,8 @@ class Rules(Generic[S]):
     #: Refuse what a kind of sender outside may not say.
     check_sender: Callable[[Any, Sender], None]
     apply: Callable[[S, Any, datetime], tuple[S, tuple[Event, ...]]]
+    #: Shed what a state need not carry, given the state before: what is recorded of a refusal must fit, too.
+    fit: Callable[[S, S], S]
     next_actions: Callable[[S, datetime], Sequence[Any]]
     is_settled: Callable[[S], bool]
     command_from_signal: Callable[[str, list[object]], Any]
@@ -189,10 +191,10 @@ class Entity(Generic[S]):
         except Rejected as rejected:
             # A repeated signal was answered the first time: nothing to record again.
             if self.state.outcome(command_id) is None:
-                now = workflow.now()
-                self._take(
-                    *record_refusal(self.state, rejected, command_id=command_id, command=name[:100], by=by, now=now)
+                state, events = record_refusal(
+                    self.state, rejected, command_id=command_id, command=name[:100], by=by, now=workflow.now()
                 )
+                self._take(self._rules.fit(state, self.state), events)
         finally:
             self.signal_command_ids.append(command_id)
 
@@ -290,17 +292,20 @@ class Entity(Generic[S]):
         now = workflow.now()
         if self._wanted is not None and self._wanted[0] is self.state and self._wanted[1] == now:
             return self._wanted[2]
+        refused: set[str] = set()
         for _ in range(MAXIMUM_DECISIONS):
             actions = self._rules.next_actions(self.state, now)
-            decision = next((action for action in actions if action.type == "command"), None)
+            decision = next((a for a in actions if a.type == "command" and a.key not in refused), None)
             if decision is None:
+                actions = [action for action in actions if action.type != "command"]
                 self._wanted = (self.state, now, actions)
                 return actions
             try:
                 self._apply(self._rules.envelope(command_id=decision.command_id, by=SYSTEM, command=decision.command))
             except Rejected as rejected:
+                # The others are made all the same.
+                refused.add(decision.key)
                 workflow.logger.error("the rules refused their own decision %s: %s", decision.key, rejected)
-                return [action for action in actions if action.type != "command"]
         workflow.logger.error("the rules did not come to an end after %d decisions", MAXIMUM_DECISIONS)
         return []
 

@@ -48,6 +48,7 @@ RULES: Rules[GpuPodState] = Rules(
     envelope=Envelope,
     check_sender=rules.check_sender,
     apply=rules.apply,
+    fit=lambda state, _before: rules.fit(state),
     next_actions=schedule.next_actions,
     is_settled=schedule.is_settled,
     command_from_signal=_no_signals,

@@ -18,7 +18,7 @@ from workflows.task_runs import run_command, stop_run
 with workflow.unsafe.imports_passed_through():
     from pydantic import BaseModel, JsonValue
 
-    from domain.task import commands, rules, schedule, signals, summary
+    from domain.task import commands, rules, schedule, signals, size, summary
     from domain.task.briefing import briefing_for_run
     from domain.task.commands import Envelope
     from domain.task.details import summary_markdown
@@ -48,6 +48,7 @@ RULES: Rules[TaskState] = Rules(
     envelope=Envelope,
     check_sender=rules.check_sender,
     apply=rules.apply,
+    fit=size.fit_refusal,
     next_actions=schedule.next_actions,
     is_settled=schedule.is_settled,
     command_from_signal=signals.command_from_signal,

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from domain.entity import Value
+from domain.entity import CommandId, Speaker, Value
 from domain.gpu.models import ShownState
 from domain.gpu.observation import Inventory, Observation, StopResult
 from domain.gpu.request import Grace, StartRequest
@@ -23,8 +23,8 @@ class PodInput(Value):
     host_key: str
     task_queue: str | None = None
     root: str = "~/.podctl"
-    by: str
-    command_id: str
+    by: Speaker
+    command_id: CommandId
 
 
 class SetAddress(Value):
@@ -279,6 +279,6 @@ Report = (
 class Envelope(Value):
     """A command with its identity and its sender."""
 
-    command_id: str
-    by: str
+    command_id: CommandId
+    by: Speaker
     command: Command

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import assert_never, get_args
 
-from domain.entity import ACCEPTED, Event, Sender, check_size
+from domain.entity import ACCEPTED, STATE_LIMIT, Event, Sender, check_size, json_size, shed_record
 from domain.errors import Rejected
 from domain.gpu import adoption, orphans, reports, servers, setup_rules
 from domain.gpu.commands import (
@@ -39,6 +39,8 @@ from domain.gpu.draft import Draft
 from domain.gpu.models import GpuPodState
 from domain.gpu.queue import dispatch
 
+#: Room that what is remembered of commands leaves for what the pod consists of.
+RESERVE = 96 * 1024
 #: Finished servers that are remembered, each with its last launch.
 FINISHED_KEPT = 50
 
@@ -81,7 +83,7 @@ def apply(state: GpuPodState, envelope: Envelope, now: datetime) -> tuple[GpuPod
         setup_rules.advance_setup(draft)
     dispatch(draft)
     _forget_finished(draft)
-    changed = draft.state.with_ledger(envelope.command_id, ACCEPTED)
+    changed = fit(draft.state.with_ledger(envelope.command_id, ACCEPTED))
     if not is_report:
         # A fact that does not fit is still a fact. What reports add is bounded, and far below what Temporal carries.
         check_size(
@@ -94,6 +96,11 @@ def apply(state: GpuPodState, envelope: Envelope, now: datetime) -> tuple[GpuPod
             },
         )
     return changed, draft.events
+
+
+def fit(state: GpuPodState) -> GpuPodState:
+    """Return ``state``, with the newest of its ledger and refusals only once it nears ``STATE_LIMIT``."""
+    return state if json_size(state) <= STATE_LIMIT - RESERVE else shed_record(state)
 
 
 def check_sender(envelope: Envelope, _sender: Sender) -> None:

@@ -191,7 +191,7 @@ def _restarts(state: GpuPodState) -> list[tuple[datetime | None, Command]]:
             server.retry_at,
             Command(
                 key=f"due/{server.name}",
-                command_id=f"{gpu_pod_workflow_id(state.name)}/{server.name}/due/{state.sequence}",
+                command_id=f"{server.name}/due/{state.sequence}",
                 command=ServerDue(name=server.name),
             ),
         )
@@ -319,7 +319,7 @@ def _notices(state: GpuPodState) -> list[Notify]:
                 Notify(
                     # Without the status: one notice per task and server at a time, so that they arrive in order.
                     key=f"notify/{task_id}/{server.name}",
-                    command_id=f"{gpu_pod_workflow_id(state.name)}/{server.name}/{task_id}/{state.sequence}",
+                    command_id=f"{gpu_pod_workflow_id(state.name)}/{server.name}/{state.sequence}",
                     task_id=task_id,
                     pod=state.name,
                     server=server.name,

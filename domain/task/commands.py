@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, StringConstraints
 
-from domain.entity import Value
+from domain.entity import CommandId, Speaker, Value
 from domain.task.models import (
     AgentType,
     Anchor,
@@ -22,9 +22,6 @@ from domain.task.models import (
     TrackerPhase,
     WorkstreamDraft,
 )
-
-CommandId = Annotated[str, StringConstraints(min_length=1, max_length=120)]
-Speaker = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 # -- spec, plan, review -------------------------------------------------------------------------------------------
 

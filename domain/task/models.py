@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, GetC
 from pydantic_core import CoreSchema, core_schema
 
 from domain.by_identity import once_for_each
-from domain.entity import EntityState, Value
+from domain.entity import CommandId, EntityState, Speaker, Value
 from domain.gpu.request import Argument, Context, IdleTtl, Memory, Model, RestartPolicy
 from domain.ids import Name
 
@@ -737,7 +737,7 @@ class TaskConfig(Value):
     #: Delay before each automatic retry of a recoverable failure; as many retries as there are delays.
     failure_cooldown_seconds: tuple[Annotated[float, Field(ge=0, le=86_400)], ...] = Field((5.0, 30.0), max_length=10)
     escalate_after_seconds: float | None = Field(default=None, gt=0, le=365 * 86_400)
-    escalate_to: str | None = None
+    escalate_to: Speaker | None = None
 
 
 class TaskInput(Value):
@@ -745,8 +745,8 @@ class TaskInput(Value):
 
     task_id: FolderName
     title: Title
-    by: str
-    command_id: str
+    by: Speaker
+    command_id: CommandId
     spec: str | None = None
     plan: PlanDraft | None = None
     config: TaskConfig = TaskConfig()

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from domain.entity import Sender, Value, problems
+from domain.entity import CommandId, Sender, Speaker, Value, problems
 from domain.errors import Rejected
 from domain.task.commands import (
     AgentDone,
@@ -15,14 +15,12 @@ from domain.task.commands import (
     ApprovePlan,
     ApproveReview,
     ApproveSpec,
-    CommandId,
     CompleteWorkstream,
     FailWorkstream,
     GiveApproval,
     PostMessage,
     Reject,
     ServerChanged,
-    Speaker,
     TaskCommand,
 )
 from domain.task.models import PlanDraft, Result, ServerStatus

@@ -1,6 +1,6 @@
 """Keeping the state small enough to be carried: what only the history needs is shed before anything is refused."""
 
-from domain.entity import STATE_LIMIT, check_size
+from domain.entity import STATE_LIMIT, check_size, shed_record
 from domain.errors import Rejected
 from domain.task import messages
 from domain.task.encoded_size import encoded_size
@@ -22,7 +22,6 @@ _MESSAGES_KEPT = 50
 _COMMENTS_KEPT = 3
 _ACTIONS_KEPT = 10
 _RESOLVED_THREADS_KEPT = 10
-_LEDGER_KEPT = 1_000
 
 
 def fit(state: TaskState, before: TaskState, *, growing: bool) -> TaskState:
@@ -58,14 +57,21 @@ def fit(state: TaskState, before: TaskState, *, growing: bool) -> TaskState:
     return state
 
 
+def fit_refusal(state: TaskState, before: TaskState) -> TaskState:
+    """Return ``state``, in which a refusal was recorded, without what only the history needs once it nears the limit.
+
+    What was refused cannot be refused again: it always fits, because all that it adds is shed.
+    """
+    return state if encoded_size(state, before) <= STATE_LIMIT - RESERVE else _shed(state)
+
+
 def _shed(state: TaskState) -> TaskState:
     spoken_for = [m for m in state.messages.values() if messages.waits(m)]
     newest = list(state.messages.values())[-_MESSAGES_KEPT:]
     keep = {m.message_id for m in (*spoken_for, *newest)}
     resolved = [thread.thread_id for thread in state.review_threads.values() if thread.resolved]
     settled = set(resolved[:-_RESOLVED_THREADS_KEPT])
-    ledger = list(state.ledger.items())[-_LEDGER_KEPT:]
-    return state.model_copy(
+    return shed_record(state).model_copy(
         update={
             "messages": {name: m for name, m in state.messages.items() if name in keep},
             "workstreams": {name: _shed_result(ws) for name, ws in state.workstreams.items()},
@@ -73,8 +79,6 @@ def _shed(state: TaskState) -> TaskState:
             "actions": _shed_actions(state.actions),
             "review_threads": {name: t for name, t in state.review_threads.items() if name not in settled},
             "agents": {name: _shed_agent(agent) for name, agent in state.agents.items()},
-            "refusals": state.refusals[-3:],
-            "ledger": dict(ledger),
         }
     )
 

@@ -1,9 +1,10 @@
 import pytest
 
+from domain.entity import LEDGER_LIMIT, json_size
 from domain.errors import Rejected
 from domain.gpu.commands import PodUnreachable, Remove, SetAddress, SetTaskQueue, StopServer
 from domain.gpu.models import GpuPodState, address
-from domain.gpu.rules import FINISHED_KEPT
+from domain.gpu.rules import FINISHED_KEPT, RESERVE
 from domain.gpu.ssh_target import parse_ssh
 from tests.unit.gpu.pod import EPOCH, Pod, inventory, stopped, types
 
@@ -144,3 +145,12 @@ def test_the_state_survives_its_encoding() -> None:
     pod.stop("b")
     pod.do(PodUnreachable(reason="x"))
     assert GpuPodState.model_validate_json(pod.state.model_dump_json()) == pod.state
+
+
+def test_what_is_remembered_of_commands_is_shed_before_anything_is_refused() -> None:
+    pod = Pod(inventory(1))
+    for number in range(LEDGER_LIMIT):
+        pod.state = pod.state.with_ledger(f"{number:~>160}", "a_code_of_some_length_that_says_what_was_wrong")
+    pod.start()
+    assert json_size(pod.state) < RESERVE
+    assert pod.state.outcome(f"{LEDGER_LIMIT - 1:~>160}") is not None

@@ -1,6 +1,7 @@
 """A task stays small enough to be carried, and never so full that it could not be ended."""
 
-from domain.entity import STATE_LIMIT
+from domain.entity import STATE_LIMIT, record_refusal
+from domain.errors import Rejected
 from domain.task.commands import (
     ActionEnded,
     CancelTask,
@@ -25,8 +26,9 @@ from domain.task.models import (
     TrackerItem,
     TrackerPhase,
 )
+from domain.task.size import fit_refusal
 from domain.task.tracker import ITEM_LIMIT
-from tests.unit.task.support import Driver, executing, plan
+from tests.unit.task.support import START, Driver, executing, plan
 
 
 def size(driver: Driver) -> int:
@@ -87,6 +89,22 @@ def test_thousands_of_commands_are_remembered_up_to_a_limit() -> None:
     driver.do(UpdateSpec(content="x" * 200_000))
     for _ in range(30):
         driver.apply(PostMessage(content="y" * 9_900))
+    assert size(driver) < STATE_LIMIT
+
+
+def test_thousands_of_refusals_fit() -> None:
+    driver = executing("a")
+    for number in range(5_100):
+        rejected = Rejected("wrong_payload", "\U0001f600" * 2_000)
+        before = driver.state
+        state, _ = record_refusal(
+            before, rejected, command_id=f"{number:~>160}", command="\U0001f600" * 100, by="é" * 200, now=START
+        )
+        driver.state = fit_refusal(state, before)
+        if number % 500 == 0:
+            assert size(driver) < STATE_LIMIT
+    assert encoded_size(driver.state) == size(driver) < STATE_LIMIT
+    driver.do(CancelTask())
     assert size(driver) < STATE_LIMIT
 
 
