@@ -11,7 +11,7 @@ from cli.options import AsOption, TaskArgument
 from cli.output import Format, OutputOption, print_json, run_async
 
 if TYPE_CHECKING:
-    from domain.task.models import Message
+    from domain.task.approvable import Approvable, Verdict, WaitingQuestion
     from domain.task.waits import Gate
     from podctl.approvals import Shown
     from podctl.client import PodctlClient
@@ -107,14 +107,17 @@ def approve(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Approve the one thing that waits, or answer a question with one of its options."""
-    if message is None and choice is None:
-        found = run_async(_one_that_waits(task), when_interrupted="interrupted: nothing was approved")
-        if isinstance(found, str):
-            _approve_gate(task, found, None, comment, by, output)
+    about = ""
+    if message is None:
+        from domain.task.approvable import WaitingGate
+
+        one = run_async(_one_that_waits(task, "approve", choice), when_interrupted="interrupted: nothing was approved")
+        if isinstance(one, WaitingGate):
+            _approve_gate(task, one.gate, one.revision, comment, by, output)
             return
-        message = found.message_id if found else None
+        message, choice, about = one.message.message_id, one.choice, _what_is_answered(one)
     payload = {"message_id": message, "choice": choice, "comment": comment}
-    say(Saying(task, "approve", f"approved{f' ({choice})' if choice else ''}", payload), by, output)
+    say(Saying(task, "approve", f"approved{f' ({choice})' if choice else ''}", payload, about=about), by, output)
 
 
 @app.command()
@@ -128,8 +131,18 @@ def reject(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Send back what waits for approval; say why with --comment."""
-    payload = {"gate": gate.value if gate else None, "message_id": message, "comment": comment}
-    say(Saying(task, "reject", "sent back", payload), by, output)
+    waiting: Gate | None = gate.value if gate else None
+    revision, about = None, ""
+    if waiting is None and message is None:
+        from domain.task.approvable import WaitingGate
+
+        one = run_async(_one_that_waits(task, "reject"), when_interrupted="interrupted: nothing was sent back")
+        if isinstance(one, WaitingGate):
+            waiting, revision = one
+        else:
+            message, about = one.message.message_id, _what_is_answered(one)
+    payload = {"gate": waiting, "revision": revision, "message_id": message, "comment": comment}
+    say(Saying(task, "reject", "sent back", payload, gate=waiting, about=about), by, output)
 
 
 @app.command("workstream-result")
@@ -180,11 +193,13 @@ class Saying:
     done: str
     payload: dict[str, Any]
     gate: "Gate | None" = None
+    #: What it is about, for who did not say.
+    about: str = ""
 
 
 def _approve_gate(task: str, gate: "Gate", revision: int | None, comment: str, by: str | None, output: Format) -> None:
     payload = {"revision": revision, "comment": comment}
-    say(Saying(task, f"approve-{gate}", f"{gate} approved", payload, gate), by, output)
+    say(Saying(task, f"approve-{gate}", f"{gate} approved", payload, gate=gate), by, output)
 
 
 def say(saying: Saying, by: str | None, output: Format) -> None:
@@ -202,10 +217,16 @@ def say(saying: Saying, by: str | None, output: Format) -> None:
         print(f"task {saying.task}: recorded, not processed yet (is a worker running? podctl status)")
 
 
-async def _one_that_waits(task: str) -> "Gate | Message | None":
+async def _one_that_waits(task: str, verdict: "Verdict", choice: str | None = None) -> "Approvable":
     from podctl.approvals import one_that_waits
 
-    return await one_that_waits(await open_client(), task)
+    return await one_that_waits(await open_client(), task, verdict, choice)
+
+
+def _what_is_answered(question: "WaitingQuestion") -> str:
+    from domain.task.waits import preview
+
+    return f"answering {question.message.message_id} with {question.choice}: {preview(question.message.content, 600)}"
 
 
 async def _send(saying: Saying, by: str, output: Format) -> dict[str, Any]:
@@ -222,7 +243,9 @@ async def _send(saying: Saying, by: str, output: Format) -> dict[str, Any]:
             report |= {"title": standing.title, "revision": payload["revision"]}
             report |= {"digest": standing.digest if payload["revision"] == standing.revision else None}
         if output is Format.TABLE:
-            print(_what_is_approved(standing, payload.get("revision")), flush=True)
+            print(_what_is_decided(saying.signal, standing, payload.get("revision")), flush=True)
+    elif saying.about and output is Format.TABLE:
+        print(saying.about, flush=True)
     command_id = new_command_id()
     outcome = await client.signal_task(saying.task, saying.signal, {**payload, "by": by, "command_id": command_id})
     if outcome is not None and not outcome.accepted:
@@ -230,9 +253,10 @@ async def _send(saying: Saying, by: str, output: Format) -> dict[str, Any]:
     return {**report, "command_id": command_id, "status": "recorded" if outcome is None else "accepted"}
 
 
-def _what_is_approved(standing: "Shown", revision: int | None) -> str:
+def _what_is_decided(signal: str, standing: "Shown", revision: int | None) -> str:
+    doing = "sending back" if signal == "reject" else "approving"
     what = f"the {standing.gate} of task {standing.task} ({standing.title})"
     if not standing.revision:
-        return f"approving {what}: there is none yet"
+        return f"{doing} {what}: there is none yet"
     digest = f", digest {standing.digest}" if revision == standing.revision else ""
-    return f"approving {what}: revision {revision}{digest}"
+    return f"{doing} {what}: revision {revision}{digest}"

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from domain.ids import task_workflow_id
-from domain.task.models import Message, TaskState
-from domain.task.waits import Gate, waiting_gate
+from domain.task.approvable import Approvable, Verdict, the_one_approvable
+from domain.task.models import TaskState
+from domain.task.waits import Gate
 from podctl.client import PodctlClient
 
 
@@ -30,17 +31,12 @@ async def shown(client: PodctlClient, task_id: str, gate: Gate) -> Shown:
     return Shown(task=task_id, title=state.title, gate=gate, revision=revision, digest=digest)
 
 
-async def one_that_waits(client: PodctlClient, task_id: str) -> Gate | Message | None:
-    """Return the one thing that waits for an approval, a gate or a question; None where it is not just one.
+async def one_that_waits(client: PodctlClient, task_id: str, verdict: Verdict, choice: str | None = None) -> Approvable:
+    """Return the one thing that waits for a verdict. Raises ``NotFound``, and ``Rejected`` if it is not just one.
 
     Whoever approves 'what waits' means what waits now: sent by its name, it cannot be taken for what waits next.
     """
-    state = await _state(client, task_id)
-    questions = [m for m in state.open_approvals() if m.approval is not None and "approve" in m.approval.options]
-    gate = waiting_gate(state)
-    if gate is not None:
-        return None if questions else gate
-    return questions[0] if len(questions) == 1 else None
+    return the_one_approvable(await _state(client, task_id), verdict, choice)
 
 
 async def _state(client: PodctlClient, task_id: str) -> TaskState:

@@ -110,6 +110,7 @@ class Reject(Value):
 
     type: Literal["reject"] = "reject"
     gate: Literal["spec", "plan", "review"] | None = None
+    revision: int | None = None
     comment: str = ""
 
 

@@ -11,6 +11,7 @@ from domain.task import (
     serving,
     work,
 )
+from domain.task.approvable import WaitingGate, the_one_approvable, what_waits
 from domain.task.change import Change, check_length
 from domain.task.commands import (
     Approve,
@@ -30,8 +31,8 @@ from domain.task.commands import (
     RetryWorkstream,
     SkipWorkstream,
 )
-from domain.task.models import Answer, ApprovalRequest, Message, Rejection, TaskState, WorkstreamStatus
-from domain.task.waits import Gate, gate_object, waiting_gate, waits_for
+from domain.task.models import Answer, ApprovalRequest, Message, Rejection, WorkstreamStatus
+from domain.task.waits import Gate, gate_object, waiting_gate
 
 
 def request_approval(change: Change, command: RequestApproval) -> None:
@@ -68,20 +69,12 @@ def give_approval(change: Change, command: GiveApproval) -> None:
 
 def approve(change: Change, command: Approve) -> None:
     """Approve the one thing that waits; with a choice, answer the one question that offers it."""
-    wanted = ("approve", "grant") if command.choice is None else (command.choice,)
-    offered = {m.message_id: m.approval.options for m in change.state.open_approvals() if m.approval is not None}
-    questions = [
-        (message_id, next(choice for choice in wanted if choice in options))
-        for message_id, options in offered.items()
-        if not set(options).isdisjoint(wanted)
-    ]
-    gate = waiting_gate(change.state) if command.choice is None else None
-    _check_one(change.state, len(questions) + (gate is not None), "approve")
-    if gate is not None:
-        _approve_gate(change, gate, command)
+    one = the_one_approvable(change.state, "approve", command.choice)
+    if isinstance(one, WaitingGate):
+        _approve_gate(change, one.gate, command)
     else:
-        ((message_id, choice),) = questions
-        give_approval(change, GiveApproval(message_id=message_id, choice=choice, comment=command.comment))
+        answer = GiveApproval(message_id=one.message.message_id, choice=one.choice, comment=command.comment)
+        give_approval(change, answer)
 
 
 def approve_transition(change: Change, command: ApproveTransition) -> None:
@@ -111,21 +104,19 @@ def reject_action(change: Change, command: RejectAction) -> None:
 def reject(change: Change, command: Reject) -> None:
     """Send back what waits: the gate's author reads why, and the task stays where it is."""
     state = change.state
-    waiting = waiting_gate(state)
     if command.gate is not None:
-        if waiting != command.gate:
+        if waiting_gate(state) != command.gate:
             raise Rejected(
                 "nothing_to_approve",
-                f"the {command.gate} does not wait for approval in phase {state.phase.value}; {_what_waits(state)}",
+                f"the {command.gate} does not wait for approval in phase {state.phase.value}; {what_waits(state)}",
             )
-        _reject_gate(change, command.gate, command.comment)
+        _reject_gate(change, command.gate, command)
         return
-    questions = [m for m in state.open_approvals() if m.approval is not None and "reject" in m.approval.options]
-    _check_one(state, len(questions) + (waiting is not None), "reject")
-    if waiting is not None:
-        _reject_gate(change, waiting, command.comment)
+    one = the_one_approvable(state, "reject")
+    if isinstance(one, WaitingGate):
+        _reject_gate(change, one.gate, command)
     else:
-        answer = GiveApproval(message_id=questions[0].message_id, choice="reject", comment=command.comment)
+        answer = GiveApproval(message_id=one.message.message_id, choice=one.choice, comment=command.comment)
         give_approval(change, answer)
 
 
@@ -258,26 +249,21 @@ def _approve_gate(change: Change, gate: Gate, command: Approve) -> None:
         documents.approve_review(change, ApproveReview(revision=command.revision, comment=command.comment))
 
 
-def _reject_gate(change: Change, gate: Gate, comment: str) -> None:
+def _reject_gate(change: Change, gate: Gate, command: Reject) -> None:
+    comment = command.comment
     check_length("the comment", comment, messages.MESSAGE_LIMIT - 200, "post a longer one as messages")
     subject = gate_object(change.state, gate)
+    if command.revision is not None and command.revision != subject.revision:
+        raise Rejected(
+            "stale_revision",
+            f"this sends back {gate} revision {command.revision}, but the {gate} is at revision {subject.revision}; "
+            "read that one",
+        )
     rejection = Rejection(by=change.by, at=change.now, revision=subject.revision, comment=comment)
     change.set(**{gate: subject.model_copy(update={"rejection": rejection})})
     change.emit(f"{gate}_rejected", revision=subject.revision, digest=subject.digest, comment=comment)
     reason = f": {comment}" if comment else ""
     messages.post(change, f"{gate} revision {subject.revision} was sent back{reason}", message_type="review_comment")
-
-
-def _check_one(state: TaskState, count: int, verb: str) -> None:
-    if count == 0:
-        raise Rejected("nothing_to_approve", f"there is nothing to {verb} just now; {_what_waits(state)}")
-    if count > 1:
-        raise Rejected("ambiguous", f"{count} things wait, so say which one to {verb}; {_what_waits(state)}")
-
-
-def _what_waits(state: TaskState) -> str:
-    waits = waits_for(state)
-    return f"the task waits for this: {'; '.join(waits[:5])}" if waits else "the task waits for nobody"
 
 
 def _article(message_type: str) -> str:

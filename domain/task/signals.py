@@ -91,11 +91,12 @@ class _Approve(_Payload):
 class _Reject(_Payload):
     message_id: str | None = None
     gate: Literal["spec", "plan", "review"] | None = None
+    revision: int | None = None
     comment: str = ""
 
     def command(self) -> TaskCommand:
         if self.message_id is None:
-            return Reject(gate=self.gate, comment=self.comment)
+            return Reject(gate=self.gate, revision=self.revision, comment=self.comment)
         return GiveApproval(message_id=self.message_id, choice="reject", comment=self.comment)
 
 

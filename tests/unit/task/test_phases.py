@@ -286,8 +286,23 @@ def test_approve_with_two_things_waiting_is_ambiguous() -> None:
     driver = Driver(plan("a"))
     driver.do(ApproveSpec())
     driver.do(RequestTransition(to=Phase.SPEC_CLARIFICATION))
-    driver.refused("ambiguous", Approve())
-    driver.refused("ambiguous", Reject())
+    message = driver.refused("ambiguous", Approve())
+    assert "podctl signal approve-plan t1" in message
+    assert "podctl signal approve t1 --message m-1 --choice approve" in message
+    message = driver.refused("ambiguous", Reject())
+    assert "podctl signal reject t1 --gate plan" in message
+    assert "podctl signal reject t1 --message m-1" in message
+
+
+def test_a_rejection_of_what_nobody_has_read_is_refused() -> None:
+    driver = Driver(plan("a"))
+    driver.do(ApproveSpec())
+    driver.do(UpdatePlan(plan=plan("a", "tests")))
+    driver.refused("stale_revision", Reject(revision=1))
+    driver.refused("stale_revision", Reject(gate="plan", revision=1))
+    driver.do(Reject(revision=2))
+    assert driver.state.plan is not None
+    assert driver.state.plan.rejection is not None
 
 
 def test_a_rejected_gate_stays_and_says_why() -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from domain.task.commands import RequestApproval, UpdateSpec
+from domain.task.commands import RequestAction, RequestApproval, UpdateSpec
+from domain.task.models import CommandExecutor, RunAction
 from podctl.client import PodctlClient
 from tests.workflow.cli.support import CommandLine
 from tests.workflow.support import eventually
@@ -255,6 +256,44 @@ async def test_approving_what_waits_names_it_so_that_it_is_not_taken_for_what_wa
     report = await podctl.json("signal", "approve", task)
     assert report["signal"] == "approve"
     assert (await podctl("signal", "approve", task, status=1)).errors.startswith("error: nothing_to_approve: ")
+
+
+async def test_with_an_action_beside_the_gate_nothing_is_decided_until_one_is_named(
+    podctl: CommandLine, working: PodctlClient, task: str
+) -> None:
+    run = RunAction(executor=CommandExecutor(pod="gpu1", argv=("true",)))
+    await working.execute_task(task, RequestAction(action=run), by="bob")
+    for verdict, commands in (
+        ("approve", (f"podctl signal approve-spec {task}", f"approve {task} --message m-1 --choice grant")),
+        ("reject", (f"podctl signal reject {task} --gate spec", f"reject {task} --message m-1")),
+    ):
+        refused = await podctl("signal", verdict, task, status=1)
+        assert refused.errors.startswith("error: ambiguous: ")
+        assert all(command in refused.errors for command in commands), refused.errors
+    shown = await podctl.json("task", "show", task)
+    assert shown["spec"]["approval"] is None
+    assert shown["refusals"] == []
+    rejected = await podctl("signal", "reject", task, "--gate", "spec")
+    assert f"sending back the spec of task {task} (A title): revision 1" in rejected.output
+
+
+async def test_the_one_action_that_waits_is_answered_by_its_name(
+    podctl: CommandLine, working: PodctlClient, task: str
+) -> None:
+    await podctl("signal", "approve-spec", task)
+    await podctl("signal", "approve-plan", task)
+    for name in ("one", "two"):
+        run = RunAction(executor=CommandExecutor(pod="gpu1", argv=(name,)))
+        await working.execute_task(task, RequestAction(action=run), by="bob")
+        done = await podctl("signal", "reject", task)
+        message = [*(await working.task(task)).messages.values()][-1]
+        assert f"answering {message.message_id} with reject: " in done.output
+        assert name in done.output
+    await working.execute_task(task, RequestAction(action=run), by="bob")
+    assert " with grant: " in (await podctl("signal", "approve", task, "--as", "carol")).output
+    *rejected, granted = (await working.task(task)).actions.values()
+    assert {action.status for action in rejected} == {"rejected"}
+    assert granted.decided_by == "carol"
 
 
 async def test_a_rejected_plan_stays_with_the_reason(podctl: CommandLine, task: str) -> None:
