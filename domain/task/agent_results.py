@@ -33,7 +33,7 @@ def agent_done(change: Change, command: AgentDone) -> None:
         if change.by != SCHEDULER:
             raise
         change.state, change.events = state, events
-        _fail(change, agent, f"what it made cannot be used: {rejected.message}", command.result, recoverable=True)
+        _fail(change, agent, f"what it made cannot be used: {rejected.message}", command.result, recoverable=None)
 
 
 def agent_failed(change: Change, command: AgentFailed) -> None:
@@ -87,7 +87,9 @@ def _take(change: Change, agent: Agent, command: AgentDone) -> None:
     change.set(spec=change.state.spec.model_copy(update=ready))
 
 
-def _fail(change: Change, agent: Agent, error: str, result: Result | None, *, recoverable: bool) -> None:
+def _fail(change: Change, agent: Agent, error: str, result: Result | None, *, recoverable: bool | None) -> None:
+    if recoverable is None:
+        recoverable = agent.workstream_id is None
     if agent.workstream_id is not None:
         agent_records.end(change, agent, AgentStatus.FAILED, error=error)
         work.fail_workstream(

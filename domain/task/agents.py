@@ -40,6 +40,7 @@ from domain.task.readiness import (
     agent_executor,
     agent_wanted,
     free_slots,
+    is_for,
     task_blocked,
 )
 from domain.task.runs import agent_run_id
@@ -184,12 +185,19 @@ def register(change: Change, command: RegisterAgent) -> None:
 
 
 def unregister(change: Change, command: UnregisterAgent) -> None:
-    """Forget an agent that has ended."""
+    """Forget an agent that has ended, unless it alone tells that podctl has started one for what there is now."""
     agent = agent_records.find(change, command.agent_id)
     if agent.active:
         raise Rejected(
             "agent_running",
             f"agent {agent.agent_id!r} is {agent.status.value}: it is interrupted, or reports, before it is forgotten",
+        )
+    if _only_one_for_now(change.state, agent):
+        raise Rejected(
+            "agent_kept",
+            f"agent {agent.agent_id!r} stays known while what it was started for ({agent.basis}) is the newest, so "
+            f"that podctl does not start it twice; have it tried again: podctl agents restart {change.state.task_id} "
+            f"{agent.agent_id}",
         )
     messages.close_approvals(
         change,
@@ -342,6 +350,16 @@ def _add_pending(
     )
     agent_records.add(change, agent)
     return agent
+
+
+def _only_one_for_now(state: TaskState, agent: Agent) -> bool:
+    basis = agent_basis(state, agent.agent_type)
+    started = [
+        known.agent_id
+        for known in state.agents.values()
+        if known.executor is not None and known.agent_type is agent.agent_type and is_for(known, basis)
+    ]
+    return started == [agent.agent_id]
 
 
 def _check_not_approved(state: TaskState, agent_type: AgentType) -> None:

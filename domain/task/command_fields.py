@@ -68,6 +68,9 @@ FIELDS: dict[str, Field] = {
     "pod": Field("The GPU pod.", "gpu1"),
     "priority": Field("Which one starts first.", "high"),
     "reason": Field("Why; it is kept with the task.", "not needed any more"),
+    "agent_failed.recoverable": Field(
+        "Nothing took effect: it may be tried again by itself; left out: unless it works on a workstream.", False
+    ),
     "recoverable": Field("Nothing took effect: it may be tried again by itself.", True),
     "requirements": Field("What must hold, one each.", ["it fits one page"]),
     "result": Field("What came of it.", {"text": "written", "artifacts": ["docs/index.md"]}),

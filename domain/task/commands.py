@@ -364,12 +364,13 @@ class AgentDone(Value):
 
 
 class AgentFailed(Value):
-    """Report that an agent failed; ``recoverable``: it may be tried again by itself."""
+    """Report that an agent failed. ``recoverable``: it may be tried again by itself."""
 
     type: Literal["agent_failed"] = "agent_failed"
     agent_id: str
     error: str
-    recoverable: bool = True
+    #: None: unless it worked on a workstream, where what it did may have taken effect; the others only write text.
+    recoverable: bool | None = None
     result: Result | None = None
 
 

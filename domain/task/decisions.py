@@ -44,7 +44,14 @@ def request_approval(change: Change, command: RequestApproval) -> None:
     if command.agent_id is not None:
         agent = agent_records.find(change, command.agent_id)
         agent_records.check_active(agent)
-        ws_id = ws_id or agent.workstream_id
+        if ws_id not in (None, agent.workstream_id):
+            works_on = f"workstream {agent.workstream_id!r}" if agent.workstream_id else "no workstream"
+            raise Rejected(
+                "not_owner",
+                f"agent {agent.agent_id!r} works on {works_on} and cannot hold {ws_id!r}: leave out workstream_id, or "
+                "ask without agent_id",
+            )
+        ws_id = agent.workstream_id
     if ws_id is not None:
         workstream = change.workstream(ws_id)
         if command.blocking and workstream.status is WorkstreamStatus.IN_PROGRESS:

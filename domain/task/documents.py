@@ -115,6 +115,7 @@ def reassign_executor(change: Change, command: ReassignExecutor) -> None:
         digest=new.digest,
     )
     threads.follow(change, "plan", before)
+    agent_records.written_by_hand(change, AgentType.PLANNER)
     if running:
         serving.want_servers(change)
 
@@ -132,6 +133,7 @@ def create_workstream(change: Change, command: CreateWorkstream) -> None:
     running = change.state.phase is Phase.WORKSTREAM_EXECUTION
     _write_plan(change, check_plan(draft), approval=plan.approval if running else None)
     change.set(hold=None)
+    agent_records.written_by_hand(change, AgentType.PLANNER)
     if running:
         work.materialise(change)
         work.reblock(change)

@@ -15,6 +15,7 @@ from domain.task.commands import (
     CancelTask,
     ChangeConfig,
     CompleteWorkstream,
+    CreateWorkstream,
     Evaluate,
     FailWorkstream,
     GeneratePlan,
@@ -23,6 +24,7 @@ from domain.task.commands import (
     InterruptAgent,
     MessageAgent,
     PostMessage,
+    ReassignExecutor,
     RegisterAgent,
     Reject,
     ReopenPlan,
@@ -44,6 +46,7 @@ from domain.task.models import (
     Agent,
     AgentStatus,
     AgentType,
+    CommandExecutor,
     InboxKind,
     Phase,
     PlanDraft,
@@ -290,6 +293,24 @@ def test_what_people_do_is_never_overwritten_by_a_late_agent() -> None:
     assert list(driver.state.plan.workstreams) == ["by-hand"]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        CreateWorkstream(workstream=plan("b").workstreams[0]),
+        ReassignExecutor(ws_id="a", executor=CommandExecutor(argv=("make", "a"), pod="gpu1")),
+    ],
+)
+def test_a_part_of_the_plan_that_people_change_is_not_overwritten_either(change: TaskCommand) -> None:
+    driver = planning()
+    done(driver, "planner-1", plan=plan("a"))
+    driver.do(GeneratePlan())
+    assert running(driver) == ["planner-2"]
+    driver.do(change)
+    assert running(driver) == []
+    assert driver.state.stopping_runs == {"t1/_planner-2/1": "gpu1"}
+    driver.refused("agent_not_running", AgentDone(agent_id="planner-2", plan=plan("late")), by=SCHEDULER)
+
+
 def test_a_question_about_a_failure_is_settled_by_writing_it_by_hand() -> None:
     driver = planning(agent_attempts=1)
     failed(driver, "planner-1")
@@ -405,6 +426,23 @@ def test_an_outside_agent_asks_and_is_answered_while_it_runs() -> None:
     assert driver.phase() is Phase.REVIEW
 
 
+def test_an_agent_asks_about_its_own_workstream_only() -> None:
+    driver = executing("a", "b")
+    driver.do(RegisterAgent(agent_id="bot", agent_type=AgentType.WORKSTREAM, workstream_id="a"), by="bot")
+    question = RequestApproval(content="which?", blocking=True, agent_id="bot", workstream_id="b")
+    message = driver.refused("not_owner", question, by="bot")
+    assert "'a'" in message
+    driver.do(question.model_copy(update={"workstream_id": "a"}), by="bot")
+    assert driver.statuses() == {"a": "awaiting_input", "b": "in_progress"}
+    driver.do(MessageAgent(agent_id="bot", content="the first"))
+    assert driver.statuses() == {"a": "in_progress", "b": "in_progress"}
+
+
+def test_an_agent_without_a_workstream_asks_about_none() -> None:
+    driver = planning()
+    driver.refused("not_owner", RequestApproval(content="which?", agent_id="planner-1", workstream_id="a"))
+
+
 def test_a_message_answers_an_agent_that_waits() -> None:
     driver = planning()
     driver.do(RequestApproval(content="which?", blocking=True, agent_id="planner-1"))
@@ -432,6 +470,31 @@ def test_who_registers_says_what_for() -> None:
     driver.refused("agent_outside", RestartAgent(agent_id="bot"))
     driver.do(UnregisterAgent(agent_id="bot"))
     assert driver.state.agents == {}
+
+
+def test_an_agent_is_not_forgotten_while_it_tells_that_its_work_was_tried() -> None:
+    driver = planning(agent_attempts=1)
+    failed(driver, "planner-1")
+    message = driver.refused("agent_kept", UnregisterAgent(agent_id="planner-1"))
+    assert "podctl agents restart t1 planner-1" in message
+    driver.do(RestartAgent(agent_id="planner-1"))
+    driver.do(UnregisterAgent(agent_id="planner-1"))
+    assert running(driver) == ["planner-2"]
+    driver.do(UpdatePlan(plan=plan("a")))
+    driver.do(UnregisterAgent(agent_id="planner-2"))
+    assert driver.state.agents == {}
+    assert waits_for(driver.state)
+
+
+def test_an_outside_agent_that_failed_is_forgotten_and_podctl_starts_its_own() -> None:
+    driver = Driver(None, "build it")
+    driver.do(ApproveSpec(revision=1))
+    driver.do(RegisterAgent(agent_id="bot", agent_type=AgentType.PLANNER), by="bot")
+    driver.do(ChangeConfig(config=TaskConfig.model_validate({"agents": {"planner": PROGRAM}})))
+    driver.do(AgentFailed(agent_id="bot", error="no luck"), by="bot")
+    assert running(driver) == []
+    driver.do(UnregisterAgent(agent_id="bot"))
+    assert running(driver) == ["planner-1"]
 
 
 def test_an_outside_planner_sends_the_plan_itself() -> None:
@@ -475,10 +538,21 @@ def test_the_agent_of_a_workstream_ends_with_its_attempt(end: TaskCommand, statu
     driver.refused(late, AgentFailed(agent_id="bot", error="too late"), by="bot")
 
 
-def test_a_failed_agent_fails_its_workstream() -> None:
-    driver = executing("a", failure_cooldown_seconds=[5])
+@pytest.mark.parametrize("work", ["a", command("a")])
+def test_a_failed_agent_fails_its_workstream_and_a_person_is_asked(work: str | dict[str, Any]) -> None:
+    driver = executing(work, failure_cooldown_seconds=[5])
     driver.do(RegisterAgent(agent_id="bot", agent_type=AgentType.WORKSTREAM, workstream_id="a"), by="bot")
     driver.do(AgentFailed(agent_id="bot", error="no luck"), by="bot")
+    driver.later(5)
+    assert driver.statuses() == {"a": "failed"}, "what it did may have taken effect"
+    assert driver.state.workstreams["a"].attempt == 1
+    assert open_question(driver)[1] == ("retry", "skip", "fix", "cancel")
+
+
+def test_a_failed_agent_whose_work_took_no_effect_is_tried_again() -> None:
+    driver = executing("a", failure_cooldown_seconds=[5])
+    driver.do(RegisterAgent(agent_id="bot", agent_type=AgentType.WORKSTREAM, workstream_id="a"), by="bot")
+    driver.do(AgentFailed(agent_id="bot", error="no luck", recoverable=True), by="bot")
     assert driver.statuses() == {"a": "pending"}, "it may be tried again"
     driver.later(5)
     assert driver.state.workstreams["a"].attempt == 2

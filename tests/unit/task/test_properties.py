@@ -116,7 +116,7 @@ from domain.task.models import (
     WorkstreamDraft,
     WorkstreamStatus,
 )
-from domain.task.readiness import AGENT_PHASE
+from domain.task.readiness import AGENT_PHASE, active_agent, workstreams_asking
 from domain.task.rules import apply, create_task
 from domain.task.runs import WorkstreamRun
 from domain.task.schedule import (
@@ -329,7 +329,9 @@ agent_commands: st.SearchStrategy[TaskCommand] = st.one_of(
     st.builds(AgentDone, agent_id=agent_id, text=text, plan=st.none() | plans(), result=result),
     st.builds(AgentFailed, agent_id=agent_id, error=text, recoverable=st.booleans()),
     st.builds(AgentInterrupted, agent_id=agent_id, reason=text),
-    st.builds(RequestApproval, content=text, blocking=st.booleans(), agent_id=agent_id),
+    st.builds(
+        RequestApproval, content=text, blocking=st.booleans(), agent_id=agent_id, workstream_id=st.none() | some_id
+    ),
 )
 UNDER_WAY_ON_A_POD = REPORTED - DOWN - {ServerStatus.READY} | {ServerStatus.ATTACHED}
 #: A number stands for one of the commands that fit the state: blind ones rarely get far.
@@ -426,8 +428,12 @@ def fitting_agent_reports(state: TaskState) -> Iterator[TaskCommand]:
             yield AgentInterrupted(agent_id=agent.agent_id, reason="rebooted")
             yield InterruptAgent(agent_id=agent.agent_id)
             yield RequestApproval(content="which?", blocking=True, agent_id=agent.agent_id)
+            for name in state.workstreams:
+                yield RequestApproval(content="which?", blocking=True, agent_id=agent.agent_id, workstream_id=name)
+            yield MessageAgent(agent_id=agent.agent_id, content="that one")
         else:
             yield RestartAgent(agent_id=agent.agent_id)
+            yield UnregisterAgent(agent_id=agent.agent_id)
     under_way = [ws.ws_id for ws in state.workstreams.values() if ws.status in UNDER_WAY and ws.agent_id is None]
     if under_way:
         yield RegisterAgent(agent_id="bot", agent_type=AgentType.WORKSTREAM, workstream_id=under_way[0])
@@ -549,6 +555,8 @@ def check_state(state: TaskState) -> None:
             assert not any(run_id.startswith(f"t1/{ws.ws_id}/") for run_id in state.stopping_runs)
         assert not ws.by_hand or ws.status is WorkstreamStatus.AWAITING_INPUT
         assert (ws.status is WorkstreamStatus.BLOCKED) == bool(ws.blocking_on)
+        if ws.status is WorkstreamStatus.AWAITING_INPUT and not ws.by_hand:
+            assert ws.ws_id in workstreams_asking(state), "what waits for input was asked of somebody"
     check_actions(state)
     if state.spec.approval is not None:
         assert state.spec.content.strip()
@@ -614,6 +622,9 @@ def check_agents(state: TaskState) -> None:
     assert not (state.final and at_work)
     kinds = [agent.agent_type for agent in at_work if agent.workstream_id is None]
     assert len(kinds) == len(set(kinds))
+    planner = active_agent(state, AgentType.PLANNER)
+    if planner is not None and state.plan is not None:
+        assert state.plan.revision == int(planner.basis.split("/")[2]), "what others change ends who plans meanwhile"
     for agent in state.agents.values():
         if agent.run is not None:
             assert agent.status in (AgentStatus.RUNNING, AgentStatus.AWAITING_INPUT)
