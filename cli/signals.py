@@ -151,6 +151,9 @@ def workstream_result(  # noqa: PLR0913  # a command has as many parameters as o
     workstream: Annotated[str, typer.Argument(metavar="WORKSTREAM", help="The workstream's id.")],
     *,
     status: Annotated[ResultStatus, typer.Option(help="How it ended.")] = ResultStatus.COMPLETED,
+    attempt: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="The attempt it is about; else the one under way.")
+    ] = None,
     result: Annotated[str, typer.Option(metavar="TEXT", help="What came of it, or why it failed.")] = "",
     artifact: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A file or link; repeatable.")] = None,
     comment: CommentOption = "",
@@ -158,9 +161,11 @@ def workstream_result(  # noqa: PLR0913  # a command has as many parameters as o
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Report how a workstream that is done outside ended."""
+    attempt = attempt or run_async(_attempt_under_way(task, workstream), when_interrupted="nothing was reported")
     payload = {
         "workstream": workstream,
         "status": status.value,
+        "attempt": attempt,
         "result": result,
         "artifacts": artifact or [],
         "comment": comment,
@@ -221,6 +226,12 @@ async def _one_that_waits(task: str, verdict: "Verdict", choice: str | None = No
     from podctl.approvals import one_that_waits
 
     return await one_that_waits(await open_client(), task, verdict, choice)
+
+
+async def _attempt_under_way(task: str, workstream: str) -> int | None:
+    from podctl.workstreams import attempt_under_way
+
+    return attempt_under_way(await (await open_client()).task(task), workstream)
 
 
 def _what_is_answered(question: "WaitingQuestion") -> str:

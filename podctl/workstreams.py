@@ -6,7 +6,15 @@ from typing import Any
 from domain.entity import Value
 from domain.errors import Rejected
 from domain.task.change import names
-from domain.task.models import Executor, Priority, Result, TaskState, Workstream, WorkstreamDraft
+from domain.task.models import (
+    Executor,
+    Priority,
+    Result,
+    TaskState,
+    Workstream,
+    WorkstreamDraft,
+    WorkstreamStatus,
+)
 from domain.task.readiness import missing_dependencies
 
 
@@ -77,3 +85,10 @@ def _view(state: TaskState, draft: WorkstreamDraft, workstream: Workstream | Non
         said |= known | {"pod": pod, "missing": missing_dependencies(state, draft)}
         said["status"] = workstream.status.value
     return WorkstreamView(**said)
+
+
+def attempt_under_way(state: TaskState, ws_id: str) -> int | None:
+    """Return the attempt of a workstream that a report can be about; None: none is, or there is no such workstream."""
+    workstream = state.workstreams.get(ws_id)
+    under_way = (WorkstreamStatus.IN_PROGRESS, WorkstreamStatus.AWAITING_INPUT)
+    return workstream.attempt if workstream is not None and workstream.status in under_way else None

@@ -40,6 +40,8 @@ HISTORY_LIMIT = 1_500
 #: Signals that one workflow task takes in. What gathered without a worker arrives all at once, and the SDK gives up on
 #: a workflow that thinks for two seconds: it would try again, and give up again, for ever.
 SIGNALS_AT_ONCE = 200
+#: Bytes of events in one answer to a query: Temporal cannot carry 2 MiB, and a run's events can be more.
+EVENTS_LIMIT = 256 * 1024
 #: The shortest timer.
 _AT_ONCE = timedelta(milliseconds=1)
 
@@ -204,8 +206,16 @@ class Entity(Generic[S]):
         return shown
 
     def events_since(self, sequence: int) -> JsonValue:
-        """Return this run's events with a higher sequence number."""
-        return [event.model_dump(mode="json") for event in self.events if event.sequence > sequence]
+        """Return this run's events with a higher sequence number, as many as one answer carries, at least one."""
+        found: list[JsonValue] = []
+        room = EVENTS_LIMIT
+        for event in self.events:
+            if event.sequence > sequence:
+                room -= len(event.model_dump_json().encode())
+                if found and room < 0:
+                    break
+                found.append(event.model_dump(mode="json"))
+        return found
 
     # -- the loop ------------------------------------------------------------------------------------------------
 

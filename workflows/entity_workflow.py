@@ -84,9 +84,11 @@ class EntityWorkflow(Generic[S]):
         """Return the state for readers."""
         return self.entity.shown_state()
 
-    @workflow.query(name=names.EVENTS, description="The events of this run after a sequence number")
+    @workflow.query(
+        name=names.EVENTS, description="The events of this run after a sequence number, the first 256 KB of them"
+    )
     def events(self, since: int = 0) -> JsonValue:
-        """Return this run's events with a higher sequence number."""
+        """Return this run's events with a higher sequence number; ask again from the last one on until none is left."""
         return self.entity.events_since(since)
 
     @workflow.query(name=names.OUTCOME, description="What became of the command with this id; null: not known")

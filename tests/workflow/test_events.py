@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from temporalio.api.enums.v1 import EventType
@@ -36,6 +37,7 @@ from remote.ssh import SshPool
 from simulator.api import SimulatedMachine
 from tests.workflow.support import PATIENCE, Pod, Task, Tasks, eventually, register
 from tests.workflow.test_task_pod import BY_SIGNAL, diamond
+from workflows import names
 from workflows.plugin import project_plugin
 from workflows.search_attributes import SEARCH_ATTRIBUTES
 
@@ -417,3 +419,18 @@ async def test_a_notify_hook_that_runs_when_a_run_begins_anew_is_not_called_agai
         await task.ok("approve-plan")
         told = [json.loads(line)["item"] for line in (tmp_path / "told").read_text().splitlines()]
         assert told == ["approve/spec/1/0", "approve/plan/1/1"]
+
+
+async def test_the_query_gives_events_by_the_page(podctl: PodctlClient, tasks: Tasks) -> None:
+    task = await tasks.create(BY_SIGNAL)
+    for _ in range(210):
+        await task.handle.signal("message", {"by": "ann", "content": "x" * 10_000})
+    pages: list[list[dict[str, Any]]] = []
+    since = 0
+    while page := await task.handle.query(names.EVENTS, since):
+        pages.append(page)
+        since = page[-1]["sequence"]
+    assert max(len(json.dumps(page)) for page in pages) < 300_000
+    assert len(pages) > 5
+    events = (await podctl.log(task.workflow_id)).events
+    assert [event["sequence"] for page in pages for event in page] == [event.sequence for event in events]
