@@ -8,7 +8,7 @@ import typer
 
 from cli.context import open_client, speaker
 from cli.options import AsOption, TaskArgument
-from cli.output import Format, OutputOption, print_json, print_progress, print_table, run_async
+from cli.output import Format, OutputOption, print_json, print_table, run_async
 from cli.task_commands import tell, tell_done
 
 if TYPE_CHECKING:
@@ -205,22 +205,17 @@ def cancel(
     *,
     reason: Annotated[str, typer.Option(help="Why; it is kept with the task.")] = "",
     by: AsOption = None,
+    output: OutputOption = Format.TABLE,
 ) -> None:
     """End a task for good: its runs are stopped, its model servers released."""
     from domain.task.commands import CancelTask
     from domain.task.waits import waits_for
 
-    name = speaker(by)
+    def told(state: "TaskState") -> str:
+        ending = "; ".join(waits_for(state))
+        return f"cancelled\nit still waits for: {ending}" if ending else "cancelled"
 
-    async def end() -> "TaskState":
-        client = await open_client()
-        await client.execute_task(task, CancelTask(reason=reason), by=name)
-        return await client.task(task)
-
-    state = run_async(end(), when_interrupted=f"interrupted: `podctl task show {task}` says whether it was cancelled")
-    print(f"task {task} is cancelled")
-    for still_ending in waits_for(state):
-        print_progress(f"  {still_ending}")
+    tell(task, CancelTask(reason=reason), told, by=by, output=output)
 
 
 @app.command()

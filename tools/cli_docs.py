@@ -138,6 +138,13 @@ def _shapes() -> Iterator[str]:
         "- `podctl signal …`: `task`, `signal`, `command_id`, `status` (`accepted`, or `recorded` while no worker has "
         "processed it); an approval of a gate also `title`, `revision`, `digest`. A refused one is an error."
     )
+    yield "- `podctl task create`: `task`, `title`. `podctl task config`: the settings, as a config file has them."
+    yield (
+        "- `podctl action list`: a list of what `domain/task/models.py` describes as `ActionApproval`, with `task` and "
+        "`description`; `podctl action show` one. `podctl tracker show`: `task`, `done`, `total`, `phases` as there "
+        "(`TrackerPhase`)."
+    )
+    yield "- `podctl inbox read`: `task`, `read` (what was marked)."
     yield (
         "- what changes a task or its workstreams: `task`, `command`, `command_id`, `by`, `status` (`accepted`), "
         "`message` (what the table says). A refused one is an error."

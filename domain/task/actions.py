@@ -253,10 +253,10 @@ def _check_merge(state: TaskState, *, granting: bool) -> None:
     if sync.state in ("merge_requested", "merging"):
         raise Rejected("merge_already_requested", "the merge of the pull request is asked for already")
     if sync.state not in ("draft", "open"):
+        at = "" if sync.state == "none" else f" (it is {sync.state.replace('_', ' ')})"
         raise Rejected(
             "no_pull_request",
-            f"there is no open pull request to merge (it is {sync.state.replace('_', ' ')}); whoever opens one tells "
-            "with record_external_state",
+            f"there is no open pull request to merge{at}; whoever opens one tells with record_external_state",
         )
 
 

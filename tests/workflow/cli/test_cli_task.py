@@ -306,7 +306,8 @@ async def test_a_rejected_plan_stays_with_the_reason(podctl: CommandLine, task: 
 
 
 async def test_cancel_ends_a_task_with_its_reason(podctl: CommandLine, task: str) -> None:
-    await podctl("task", "cancel", task, "--reason", "no longer needed", "--as", "ann")
+    done = await podctl.json("task", "cancel", task, "--reason", "no longer needed", "--as", "ann")
+    assert (done["task"], done["by"], done["message"]) == (task, "ann", "cancelled")
     shown = await podctl.json("task", "show", task)
     assert (shown["phase"], shown["cancelled_by"], shown["cancel_reason"]) == ("cancelled", "ann", "no longer needed")
 
