@@ -48,6 +48,7 @@ _COLOURS = {
     "launching": BUSY,
     "loading": BUSY,
     "stopping": BUSY,
+    "releasing": BUSY,
     "awaiting_input": WAITS,
     "blocked": WAITS,
     "requested": WAITS,

@@ -575,6 +575,13 @@ class ServerChanged(Value):
     detail: str = ""
 
 
+class ReleaseServer(Value):
+    """Write down that the task lets go of a model server, before the GPU pod is told."""
+
+    type: Literal["release_server"] = "release_server"
+    name: str
+
+
 class ServerReleased(Value):
     """Report that the GPU pod no longer counts the task as a holder."""
 
@@ -646,6 +653,7 @@ TaskCommand = Annotated[
     | ServerAttached
     | ServerAttachFailed
     | ServerChanged
+    | ReleaseServer
     | ServerReleased,
     Discriminator("type"),
 ]

@@ -151,6 +151,7 @@ EVENTS: dict[str, EventType] = {
             "failed": "It failed; a person decides.",
             "lost": "Its record on the machine is gone.",
             "memory_unexplained": "It is stopped, and its GPU memory did not come back.",
+            "releasing": "The task lets go of it, and its pod is being told.",
             "released": "The task no longer holds it.",
         }.items()
     },

@@ -124,11 +124,14 @@ class ServerStatus(_Word):
     FAILED = "failed"
     LOST = "lost"
     MEMORY_UNEXPLAINED = "memory_unexplained"
+    RELEASING = "releasing"
     RELEASED = "released"
 
 
 #: A server in one of these does not come back by itself: a person decides.
 DOWN = frozenset({ServerStatus.STOPPED, ServerStatus.FAILED, ServerStatus.LOST, ServerStatus.MEMORY_UNEXPLAINED})
+#: A server that the task lets go of: its pod need not tell the task anything any more, and what it told is void.
+LET_GO = frozenset({ServerStatus.RELEASING, ServerStatus.RELEASED})
 
 
 def _no_double_dot(name: str) -> str:

@@ -4,6 +4,7 @@ from typing import Final
 
 from domain.task.models import (
     DOWN,
+    LET_GO,
     SATISFIED,
     UNDER_WAY,
     Agent,
@@ -175,11 +176,11 @@ def server_needed(state: TaskState, server: AttachedServer) -> bool:
 
 
 def server_due_for_release(state: TaskState, server: AttachedServer) -> bool:
-    """Return whether the task has to tell the GPU pod that it no longer holds the server.
+    """Return whether the task has to let go of the server.
 
     Kept while unfinished work waits for the plan to be changed; given up when the plan no longer wants it so.
     """
-    if server.status is ServerStatus.RELEASED:
+    if server.status in LET_GO:
         return False
     if state.final or state.plan is None or state.plan.model_servers.get(server.name) != server.spec:
         return True

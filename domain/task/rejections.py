@@ -67,6 +67,7 @@ REJECTIONS: dict[str, str] = {
     "run_stopping": "A run of the workstream's last attempt is not known to have ended.",
     "secret_in_arguments": "An argument looks like a secret; secrets are passed by name.",
     "self_dependency": "A workstream of the plan depends on itself.",
+    "server_in_use": "The task does not let go of the model server.",
     "server_not_found": "The task uses no such model server.",
     "server_not_ready": "The model server that the program needs is not ready.",
     "server_on_other_pod": "A command uses a model server of another pod than its own.",

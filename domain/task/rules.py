@@ -119,6 +119,7 @@ RULES: dict[type[Value], Rule] = {
     commands.ServerAttached: Rule(serving.server_attached, _ALWAYS, PODCTL),
     commands.ServerAttachFailed: Rule(serving.server_attach_failed, _ALWAYS, PODCTL),
     commands.ServerChanged: Rule(serving.server_changed, _ALWAYS, POD),
+    commands.ReleaseServer: Rule(serving.release_server, _ALWAYS, PODCTL),
     commands.ServerReleased: Rule(serving.server_released, _ALWAYS, PODCTL),
 }
 

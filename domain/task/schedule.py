@@ -18,6 +18,7 @@ from domain.task.commands import (
     ApproveSpec,
     ApproveTransition,
     Escalate,
+    ReleaseServer,
     RequestTransition,
     StartAgent,
     StartWorkstream,
@@ -173,7 +174,7 @@ def is_settled(state: TaskState) -> bool:
     return (
         state.final
         and not state.stopping_runs
-        and not any(server_due_for_release(state, server) for server in state.servers.values())
+        and all(server.status is ServerStatus.RELEASED for server in state.servers.values())
     )
 
 
@@ -182,6 +183,9 @@ def _endings(state: TaskState) -> Iterator[Action]:
         yield StopRun(key=f"stop-run/{run_id}", run_id=run_id, pod=pod)
     for server in state.servers.values():
         if server_due_for_release(state, server):
+            # Written down before it is done: the pod may have let go of it long before the task hears of that.
+            yield _command(f"release/{server.name}/{state.sequence}", ReleaseServer(name=server.name))
+        if server.status is ServerStatus.RELEASING:
             yield DetachServer(key=f"detach/{server.name}", task_id=state.task_id, name=server.name, pod=server.pod)
 
 

@@ -3,17 +3,18 @@
 from domain.errors import Rejected
 from domain.task import messages
 from domain.task.change import Change, names
-from domain.task.commands import ServerAttached, ServerAttachFailed, ServerChanged, ServerReleased
+from domain.task.commands import ReleaseServer, ServerAttached, ServerAttachFailed, ServerChanged, ServerReleased
 from domain.task.models import (
     DOWN,
+    LET_GO,
     ApprovalRequest,
     AttachedServer,
     ServerStatus,
 )
-from domain.task.readiness import server_needed, servers_down
+from domain.task.readiness import server_due_for_release, server_needed, servers_down
 
 #: What a GPU pod can report; the others are the task's own words.
-REPORTED = frozenset(ServerStatus) - {ServerStatus.WANTED, ServerStatus.ATTACHED, ServerStatus.RELEASED}
+REPORTED = frozenset(ServerStatus) - {ServerStatus.WANTED, ServerStatus.ATTACHED, *LET_GO}
 DETAIL_LIMIT = 1_000
 
 
@@ -27,7 +28,8 @@ def want_servers(change: Change) -> None:
         return
     for spec in plan.model_servers.values():
         server = change.state.servers.get(spec.name)
-        # One that is there under another description is released first; server_released then wants the new one.
+        # One that is there under another description, or being released, is released first; server_released then
+        # wants it as the plan has it.
         if server is None or server.status is ServerStatus.RELEASED or (server.status in DOWN and server.spec == spec):
             _want(change, AttachedServer(spec=spec, since=change.now))
 
@@ -87,7 +89,7 @@ def server_attach_failed(change: Change, command: ServerAttachFailed) -> None:
 
 
 def server_changed(change: Change, command: ServerChanged) -> None:
-    """The GPU pod reports a change. What happens to a server after its release is not the task's business."""
+    """The GPU pod reports a change. What happens to a server that is let go of is not the task's business."""
     server = _find(change, command.name)
     if server.pod != command.pod:
         raise Rejected(
@@ -100,14 +102,25 @@ def server_changed(change: Change, command: ServerChanged) -> None:
         raise Rejected("invalid_status", f"{command.name!r} is said to be ready, but not in which launch: launch_id")
     detail = command.detail[:DETAIL_LIMIT]
     said = (command.status, command.launch_id or server.launch_id, detail)
-    if server.status is not ServerStatus.RELEASED and said != (server.status, server.launch_id, server.detail):
+    if server.status not in LET_GO and said != (server.status, server.launch_id, server.detail):
         _set(change, _changed(change, server, *said))
+
+
+def release_server(change: Change, command: ReleaseServer) -> None:
+    """Begin to let go of a server. Whatever is wanted meanwhile, it is not ready again before it was released."""
+    server = _find(change, command.name)
+    if not server_due_for_release(change.state, server):
+        raise Rejected(
+            "server_in_use",
+            f"model server {server.name!r} is {server.status.value}, and the task does not let go of it",
+        )
+    _set(change, _changed(change, server, ServerStatus.RELEASING, server.launch_id, ""))
 
 
 def server_released(change: Change, command: ServerReleased) -> None:
     """The GPU pod no longer counts the task as a holder."""
     server = _find(change, command.name)
-    if server.status is not ServerStatus.RELEASED:
+    if server.status is ServerStatus.RELEASING:
         _set(change, _changed(change, server, ServerStatus.RELEASED, server.launch_id, ""))
         spec = None if change.state.plan is None else change.state.plan.model_servers.get(server.name)
         if spec is not None:

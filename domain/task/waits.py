@@ -7,6 +7,7 @@ from typing import Final, Literal, NamedTuple
 from domain.by_identity import once_for_each
 from domain.task import messages
 from domain.task.models import (
+    LET_GO,
     SETTLED,
     AgentStatus,
     AgentType,
@@ -30,7 +31,6 @@ from domain.task.readiness import (
     deadlocked,
     drafts,
     missing_dependencies,
-    server_due_for_release,
     server_of,
     server_ready,
     stopping_run,
@@ -88,7 +88,7 @@ def waits_for_no_person(state: TaskState) -> tuple[str, ...]:
     reasons += [
         f"model server {s.name} on pod {s.pod} is being released: podctl list --pod {s.pod}"
         for s in state.servers.values()
-        if server_due_for_release(state, s)
+        if s.status is ServerStatus.RELEASING
     ]
     reasons += [f"run {run_id} on pod {pod} is being stopped" for run_id, pod in state.stopping_runs.items()]
     return tuple(reasons)
@@ -339,7 +339,7 @@ def _work(state: TaskState) -> Iterator[str]:
         yield f"{_list(ready)} wait{'s' if len(ready) == 1 else ''} for a free slot of {state.config.max_concurrent}"
 
 
-_NOT_STARTED = frozenset({ServerStatus.WANTED, ServerStatus.ATTACHED, ServerStatus.PENDING, ServerStatus.UNREACHABLE})
+_NOT_STARTED = LET_GO | {ServerStatus.WANTED, ServerStatus.ATTACHED, ServerStatus.PENDING, ServerStatus.UNREACHABLE}
 
 
 def _under_way(task: str, ws: Workstream) -> str:

@@ -49,6 +49,7 @@ from domain.task.commands import (
     Reject,
     RejectAction,
     RejectTransition,
+    ReleaseServer,
     ReopenPlan,
     ReopenSpec,
     ReopenThread,
@@ -83,6 +84,7 @@ from domain.task.inbox import to_notify
 from domain.task.lifecycle import GUARDS
 from domain.task.models import (
     DOWN,
+    LET_GO,
     SATISFIED,
     SCHEDULER,
     SETTLED,
@@ -301,6 +303,7 @@ commands: st.SearchStrategy[TaskCommand] = st.one_of(
         launch_id=st.just("gpu1/s/1"),
         detail=text,
     ),
+    st.builds(ReleaseServer, name=st.sampled_from(SERVERS)),
     st.builds(ServerReleased, name=st.sampled_from(SERVERS)),
 )
 AGENTS = ["bot", "spec-writer-1", "planner-1", "planner-2", "reviewer-2", "reviewer-3"]
@@ -442,7 +445,7 @@ def fitting_agent_reports(state: TaskState) -> Iterator[TaskCommand]:
 def fitting_server_reports(state: TaskState) -> Iterator[TaskCommand]:
     """Yield what pods would report now."""
     for server in state.servers.values():
-        if server.status not in (ServerStatus.RELEASED, ServerStatus.READY):
+        if server.status not in (*LET_GO, ServerStatus.READY):
             ready = ServerChanged(name=server.name, pod="gpu1", status=ServerStatus.READY, launch_id="gpu1/s/1")
             yield from [ready] * 3
         if server.status is not ServerStatus.RELEASED:
@@ -506,6 +509,9 @@ def test_any_sequence_of_commands_keeps_the_invariants(task: TaskInput, sequence
         assert after.sequence == sequence_number
         assert encoded_size(after) == len(after.model_dump_json().encode())
         check_state(after)
+        for name, server in before.servers.items():
+            if server.status is ServerStatus.RELEASING and name in after.servers:
+                assert after.servers[name].status in (*LET_GO, ServerStatus.WANTED)
 
 
 def check_event(event: Event, before: TaskState, runs: set[str]) -> None:
@@ -558,6 +564,8 @@ def check_state(state: TaskState) -> None:
         if ws.status is WorkstreamStatus.AWAITING_INPUT and not ws.by_hand:
             assert ws.ws_id in workstreams_asking(state), "what waits for input was asked of somebody"
     check_actions(state)
+    detached = {action.name for action in next_actions(state, state.updated_at) if isinstance(action, DetachServer)}
+    assert detached == {server.name for server in state.servers.values() if server.status is ServerStatus.RELEASING}
     if state.spec.approval is not None:
         assert state.spec.content.strip()
         assert (state.spec.approval.revision, state.spec.approval.digest) == (state.spec.revision, state.spec.digest)

@@ -7,6 +7,9 @@ from domain.task.commands import (
     ApprovePlan,
     ApproveReview,
     ApproveTransition,
+    CancelTask,
+    FailWorkstream,
+    ReleaseServer,
     ReopenPlan,
     RequestTransition,
     RetryWorkstream,
@@ -17,10 +20,12 @@ from domain.task.commands import (
     StartWorkstream,
     UpdatePlan,
 )
-from domain.task.models import Phase, ServerStatus
-from domain.task.schedule import AttachServer, DetachServer
+from domain.task.models import Phase, Result, RunResult, ServerStatus
+from domain.task.schedule import AttachServer, DetachServer, is_settled
 from domain.task.waits import waits_for
 from tests.unit.task.support import Driver, command, executing, plan, serving
+
+EXITED = Result(run=RunResult(exit_code=2))
 
 
 def server_status(driver: Driver) -> str:
@@ -136,6 +141,53 @@ def test_a_release_under_way_when_work_is_taken_up_again_does_not_lose_the_serve
     driver.do(RetryWorkstream(ws_id="a"))
     driver.do(ServerReleased(name="coder"))
     assert server_status(driver) == "wanted"
+
+
+def test_a_server_that_is_being_released_is_written_down_as_that_and_no_attempt_starts_with_it() -> None:
+    driver = serving(command("a", server="coder"))
+    driver.do(FailWorkstream(ws_id="a", attempt=1, error="exit code 2", result=EXITED))
+    assert server_status(driver) == "releasing"
+    assert driver.wanted() == ["detach/coder"]
+    # The pod may have let go of it already, and tells the task of it no more: what it told before does not count.
+    driver.do(RetryWorkstream(ws_id="a"))
+    driver.server("ready")
+    assert server_status(driver) == "releasing"
+    assert driver.wanted() == ["detach/coder"]
+    assert "releasing" in driver.refused("server_not_ready", StartWorkstream(ws_id="a"))
+    assert any("model server coder on pod gpu1 is being released" in reason for reason in waits_for(driver.state))
+    driver.do(ServerReleased(name="coder"))
+    assert (server_status(driver), driver.wanted()) == ("wanted", ["attach/coder"])
+    driver.server("ready")
+    assert driver.wanted() == ["run/t1/a/2"]
+
+
+def test_a_server_is_released_as_often_as_it_was_wanted() -> None:
+    driver = serving(command("a", server="coder"))
+    for attempt in (1, 2, 3):
+        driver.do(FailWorkstream(ws_id="a", attempt=attempt, error="exit code 2", result=EXITED))
+        assert driver.wanted() == ["detach/coder"]
+        driver.do(ServerReleased(name="coder"))
+        driver.do(RetryWorkstream(ws_id="a"))
+        driver.server("ready")
+    assert driver.event_types().count("model_server_releasing") == 3
+
+
+def test_a_release_that_has_not_begun_cannot_have_ended() -> None:
+    driver = serving(command("a", server="coder"))
+    driver.do(ServerReleased(name="coder"))
+    assert server_status(driver) == "ready"
+    driver.refused("server_in_use", ReleaseServer(name="coder"))
+
+
+def test_the_servers_of_a_cancelled_task_are_released() -> None:
+    driver = serving(command("a", server="coder"))
+    driver.do(CancelTask())
+    assert set(driver.wanted()) == {"stop-run/t1/a/1", "detach/coder"}
+    driver.stopped()
+    assert not is_settled(driver.state)
+    driver.do(ServerReleased(name="coder"))
+    assert is_settled(driver.state)
+    assert not driver.wanted()
 
 
 def test_a_server_that_the_new_plan_describes_otherwise_is_released_first() -> None:
