@@ -332,7 +332,8 @@ class Entity(Generic[S]):
                 except Rejected as rejected:
                     # The world has moved on while the action ran (a person was faster, a late result): what the
                     # state says now holds.
-                    workflow.logger.info("outcome of %s is not wanted any more: %s", action.key, rejected)
+                    log = workflow.logger.error if rejected.code == "state_too_large" else workflow.logger.info
+                    log("outcome of %s is not wanted any more: %s", action.key, rejected)
             # Not every change is an event: what is seen of a machine often is none, and must not slow down its watch.
             if self.state.model_copy(update={"ledger": before.ledger}) != before:
                 self._fruitless.pop(action.key, None)

@@ -62,7 +62,7 @@ RULES: dict[type[Value], Rule] = {
     commands.RequestTransition: Rule(lifecycle.request_transition, _LIVE, PEOPLE | PODCTL),
     commands.ApproveTransition: Rule(decisions.approve_transition, _LIVE, PEOPLE | PODCTL),
     commands.RejectTransition: Rule(decisions.reject_transition, _LIVE),
-    commands.ChangeConfig: Rule(lifecycle.change_config, _LIVE),
+    commands.ChangeConfig: Rule(lifecycle.change_config, _LIVE, growing=True),
     commands.CancelTask: Rule(lifecycle.cancel_task, _LIVE),
     commands.Evaluate: Rule(lambda change, _: lifecycle.evaluate(change), _LIVE),
     commands.CreateWorkstream: Rule(
@@ -78,7 +78,7 @@ RULES: dict[type[Value], Rule] = {
     commands.SetPriority: Rule(work.set_priority, _EXECUTION),
     commands.RunStopped: Rule(work.run_stopped, _ALWAYS, PODCTL),
     commands.ReassignExecutor: Rule(
-        documents.reassign_executor, frozenset({Phase.PLANNING, Phase.WORKSTREAM_EXECUTION})
+        documents.reassign_executor, frozenset({Phase.PLANNING, Phase.WORKSTREAM_EXECUTION}), growing=True
     ),
     commands.ReopenSpec: Rule(lifecycle.reopen_spec, _LIVE),
     commands.ReopenPlan: Rule(lifecycle.reopen_plan, _LIVE - {Phase.SPEC_CLARIFICATION}),
@@ -113,7 +113,7 @@ RULES: dict[type[Value], Rule] = {
     commands.CommentOn: Rule(threads.comment_on, _LIVE, growing=True),
     commands.ReplyToThread: Rule(threads.reply_to_thread, _LIVE, growing=True),
     commands.ResolveThread: Rule(threads.resolve_thread, _LIVE),
-    commands.ReopenThread: Rule(threads.reopen_thread, _LIVE),
+    commands.ReopenThread: Rule(threads.reopen_thread, _LIVE, growing=True),
     commands.Escalate: Rule(inbox.escalate, _LIVE, PODCTL),
     commands.Notified: Rule(inbox.notified, _LIVE, PODCTL),
     commands.ServerAttached: Rule(serving.server_attached, _ALWAYS, PODCTL),

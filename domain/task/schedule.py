@@ -54,6 +54,7 @@ from domain.task.readiness import (
     workstreams_asking,
 )
 from domain.task.runs import RunSubject, wanted_runs
+from domain.task.size import room_to_start
 from domain.task.waits import (
     GATE_AGENT,
     Gate,
@@ -281,7 +282,7 @@ def _start_agent(agent_type: AgentType, basis: str, attempt: int) -> Command:
 
 
 def _workstream_starts(state: TaskState, now: datetime, times: list[datetime], slots: int) -> Iterator[Command]:
-    if state.phase is not Phase.WORKSTREAM_EXECUTION:
+    if state.phase is not Phase.WORKSTREAM_EXECUTION or not room_to_start(state):
         return
     asking = workstreams_asking(state)
     ready: list[Workstream] = []

@@ -37,6 +37,7 @@ from domain.task.readiness import (
     task_blocked,
     workstreams_asking,
 )
+from domain.task.size import room_to_start
 
 Gate = Literal["spec", "plan", "review"]
 #: Who makes what is approved at a gate.
@@ -151,6 +152,7 @@ def open_matters(state: TaskState) -> Iterator[Matter]:
             f"podctl task evaluate {task}",
         )
     yield from _agent_matters(state)
+    yield from _room_matters(state)
     for message in state.messages.values():
         if messages.waits(message):
             yield _message_matter(state, message)
@@ -231,6 +233,20 @@ def _or_have_it_written(state: TaskState, agent_type: AgentType) -> str:
         AgentType.REVIEWER: f"podctl agents restart {state.task_id} AGENT",
     }[agent_type]
     return f", or have the {agent_type.replace('_', ' ')} try again ({again})"
+
+
+def _room_matters(state: TaskState) -> Iterator[Matter]:
+    """Yield that nothing more can start because the task is full."""
+    if state.phase is not Phase.WORKSTREAM_EXECUTION or room_to_start(state):
+        return
+    if any(ws.status is WorkstreamStatus.PENDING for ws in state.workstreams.values()):
+        yield Matter(
+            f"full/{state.phase_changes}",
+            InboxKind.BLOCKER_RAISED,
+            "no workstream starts, because the task has as much in it as can be kept: answer and read what waits, "
+            "resolve review threads, or skip workstreams",
+            f"podctl task show {state.task_id}",
+        )
 
 
 def _agent_matters(state: TaskState) -> Iterator[Matter]:
@@ -335,7 +351,7 @@ def _work(state: TaskState) -> Iterator[str]:
         )
     yield from _some(under_way)
     yield from _some(waiting)
-    if ready:
+    if ready and room_to_start(state):
         yield f"{_list(ready)} wait{'s' if len(ready) == 1 else ''} for a free slot of {state.config.max_concurrent}"
 
 

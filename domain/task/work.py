@@ -39,6 +39,7 @@ from domain.task.readiness import (
     task_blocked,
     workstreams_asking,
 )
+from domain.task.size import room_to_start
 
 #: Bytes of a result's text, and of an error: the log itself is read from its pod.
 RESULT_LIMIT = 4 * 1024
@@ -79,6 +80,12 @@ def start_workstream(change: Change, command: StartWorkstream) -> None:
             "no_free_slot",
             f"{state.config.max_concurrent} workstreams and agents are in progress, which is the limit; wait or raise "
             "it",
+        )
+    if not room_to_start(state):
+        raise Rejected(
+            "state_too_large",
+            f"the task has no room for what may become of workstream {command.ws_id!r}: answer what waits "
+            "(podctl inbox)",
         )
     server = server_of(state, draft)
     if server is not None and not server_ready(state, server):
