@@ -84,20 +84,25 @@ def archive(
     task: TaskArgument, *, file: FileOption = None, yes: YesOption = False, output: OutputOption = Format.TABLE
 ) -> None:
     """Write a finished task to a file, check the file, and delete the task from the server."""
+    from podctl.deletion import archived, check_over
     from podctl.export import export_task, read_export, replay_export, write_export
 
     path = file or Path(f"{task}.podctl.json")
 
-    async def write() -> "Export":
-        exported = await export_task(await open_client(), task)
+    async def read() -> "Export":
+        client = await open_client()
+        await check_over(client, task)
+        return await export_task(client, task)
+
+    async def write() -> None:
         write_export(exported, path)
         # What is deleted next must be in the file, whole: read back from the disk.
         await replay_export(read_export(_text(path), str(path)))
-        return exported
 
-    going = run_async(_look(task), when_interrupted="nothing was deleted")
-    _confirm(going, yes, f"It will stand in {path}.")
-    exported = run_async(write(), when_interrupted="nothing was deleted")
+    exported = run_async(read(), when_interrupted="nothing was deleted")
+    going = archived(exported)
+    _confirm(going, yes, f"It will stand in {path}: {_contents(exported)}.")
+    run_async(write(), when_interrupted="nothing was deleted")
     print_progress(f"{path} holds task {task}: {_contents(exported)}")
     run_async(
         _remove(going), when_interrupted=f"interrupted: {path} is whole; `podctl task delete {task}` deletes the rest"
@@ -136,7 +141,7 @@ async def _remove(going: "Deletable") -> None:
 def _confirm(going: "Deletable", yes: bool, more: str) -> None:
     what = f"task {going.task} and its whole history ({_runs(len(going.runs))}) from the Temporal server"
     if not yes:
-        refusal = f"this would delete {what}: say --yes"
+        refusal = f"this would delete {what}. {more} To do it, say --yes"
         confirm(f"This deletes {what}. {more} Delete it?", refusal=refusal, left="nothing was deleted")
 
 
@@ -145,7 +150,8 @@ def _contents(exported: "Export") -> str:
         f", events 1 to {exported.missing_through} past the server's retention" if exported.missing_through else ""
     )
     open_ = "" if exported.closed else "; it goes on"
-    return f"{len(exported.events)} events in {_runs(len(exported.runs))}{missing}{open_}"
+    beside = f" and {_runs(len(exported.beside))} that a reset left beside" if exported.beside else ""
+    return f"{len(exported.events)} events in {_runs(len(exported.runs))}{beside}{missing}{open_}"
 
 
 def _written(exported: "Export", path: Path) -> dict[str, object]:
@@ -154,6 +160,7 @@ def _written(exported: "Export", path: Path) -> dict[str, object]:
         "file": str(path),
         "events": len(exported.events),
         "runs": len(exported.runs),
+        "beside": len(exported.beside),
         "missing_through": exported.missing_through,
         "closed": exported.closed,
     }

@@ -161,12 +161,12 @@ class PodctlClient:
         except RPCError as error:
             raise await self._not_found(error, f"task {task_id!r}", names.TASK_POD, TASK_WORKFLOW_PREFIX) from error
 
-    async def task_histories(self, task_id: str) -> list[WorkflowHistory]:
-        """Return the histories of a task's runs, oldest first. Raises ``NotFound``. Needs no worker."""
-        from podctl.events import fetch_runs
+    async def task_histories(self, task_id: str) -> dict[str, WorkflowHistory]:
+        """Return the histories of a task's runs by run id, oldest first. Raises ``NotFound``. Needs no worker."""
+        from podctl.events import fetch_chain
 
         try:
-            return await fetch_runs(self.temporal, task_workflow_id(task_id))
+            return await fetch_chain(self.temporal, task_workflow_id(task_id))
         except RPCError as error:
             raise await self._not_found(error, f"task {task_id!r}", names.TASK_POD, TASK_WORKFLOW_PREFIX) from error
 

@@ -6,7 +6,7 @@ with no worker running and on closed workflows. It adds the client identity that
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from temporalio import workflow
@@ -102,7 +102,9 @@ async def replay_run(history: WorkflowHistory) -> Entity[Any]:
 
 async def read_log(client: Client, workflow_id: str) -> Log:
     """Return the log of a workflow over all its runs. Raises ``RPCError`` (NOT_FOUND) for an unknown one."""
-    return await replay_runs(await fetch_runs(client, workflow_id))
+    chain = await fetch_chain(client, workflow_id)
+    *_, newest = chain
+    return replace(await replay_runs([*chain.values()]), run_id=newest)
 
 
 async def replay_runs(runs: Sequence[WorkflowHistory]) -> Log:
@@ -156,21 +158,23 @@ async def follow_events(client: Client, workflow_id: str, since: int = 0) -> Asy
                 yield event
 
 
-async def fetch_runs(client: Client, workflow_id: str) -> list[WorkflowHistory]:
-    """Return the histories of the chain of runs, oldest first, as far as the server still has them."""
-    runs: list[WorkflowHistory] = []
-    run_id: str | None = None
-    while True:
+async def fetch_chain(client: Client, workflow_id: str) -> dict[str, WorkflowHistory]:
+    """Return the histories of the chain of runs by run id, oldest first, as far as the server still has them.
+
+    The id that stands in a history is not its own, if the run was made by a reset of another.
+    """
+    runs: dict[str, WorkflowHistory] = {}
+    run_id = (await client.get_workflow_handle(workflow_id).describe()).run_id
+    while run_id:
         try:
             history = await client.get_workflow_handle(workflow_id, run_id=run_id).fetch_history()
         except RPCError as error:
             if runs and error.status == RPCStatusCode.NOT_FOUND:
-                return runs
+                break
             raise
-        runs.insert(0, history)
+        runs[run_id] = history
         run_id = history.events[0].workflow_execution_started_event_attributes.continued_execution_run_id
-        if not run_id:
-            return runs
+    return dict(reversed(runs.items()))
 
 
 def _is_scheduled(history: WorkflowHistory) -> bool:

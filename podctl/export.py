@@ -5,6 +5,7 @@ this one.
 """
 
 import json
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from temporalio.client import WorkflowHistory
+from temporalio.service import RPCError, RPCStatusCode
 
 from domain.entity import Event
 from domain.errors import BadInput
@@ -56,6 +58,8 @@ class Export(BaseModel):
     events: tuple[Event, ...]
     #: Oldest first.
     runs: tuple[ExportedRun, ...]
+    #: What a reset has left beside these: kept as it is, and no part of what they mean.
+    beside: tuple[ExportedRun, ...] = ()
 
 
 class ReplayDiffers(Exception):
@@ -76,7 +80,8 @@ class Replayed:
 async def export_task(client: PodctlClient, task_id: str) -> Export:
     """Return everything that the server has of a task. Raises ``NotFound``. Needs no worker."""
     runs = await client.task_histories(task_id)
-    return _export(task_id, runs, await replay_runs(runs))
+    beside = await _beside(client, task_id, runs)
+    return _export(task_id, runs, beside, await replay_runs([*runs.values()]))
 
 
 def write_export(export: Export, path: Path) -> None:
@@ -146,7 +151,29 @@ async def replay_export(export: Export) -> Replayed:
     )
 
 
-def _export(task_id: str, runs: list[WorkflowHistory], log: Log) -> Export:
+async def _beside(client: PodctlClient, task_id: str, chain: Container[str]) -> dict[str, WorkflowHistory]:
+    workflow_id = task_workflow_id(task_id)
+    found: dict[str, WorkflowHistory] = {}
+    async for run in client.temporal.list_workflows(f'WorkflowId = "{workflow_id}"'):
+        if run.run_id not in chain:
+            try:
+                history = await client.temporal.get_workflow_handle(workflow_id, run_id=run.run_id).fetch_history()
+            except RPCError as error:
+                # What was just deleted is listed for a while.
+                if error.status != RPCStatusCode.NOT_FOUND:
+                    raise
+            else:
+                found[run.run_id] = history
+    return found
+
+
+def _exported(runs: Mapping[str, WorkflowHistory]) -> tuple[ExportedRun, ...]:
+    return tuple(ExportedRun(run_id=run_id, history=history.to_json_dict()) for run_id, history in runs.items())
+
+
+def _export(
+    task_id: str, runs: Mapping[str, WorkflowHistory], beside: Mapping[str, WorkflowHistory], log: Log
+) -> Export:
     return Export(
         podctl=version("podctl"),
         exported_at=datetime.now(UTC),
@@ -155,7 +182,8 @@ def _export(task_id: str, runs: list[WorkflowHistory], log: Log) -> Export:
         missing_through=log.missing_through,
         state=log.state.model_dump(mode="json"),
         events=log.events,
-        runs=tuple(ExportedRun(run_id=run.run_id, history=run.to_json_dict()) for run in runs),
+        runs=_exported(runs),
+        beside=_exported(beside),
     )
 
 

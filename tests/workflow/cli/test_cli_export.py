@@ -6,8 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 
 from podctl.client import NotFound, PodctlClient
+from podctl.deletion import archived, deletable
+from podctl.export import export_task
 from tests.workflow.cli.support import CommandLine
 from tests.workflow.support import eventually
 
@@ -133,6 +138,49 @@ async def test_archiving_leaves_the_file_and_nothing_else(
     assert "there is no task" in (await podctl("task", "show", finished, status=1)).errors
     assert "there is no task" in (await podctl("export", finished, status=1)).errors
     assert "there is no task" in (await podctl("task", "delete", finished, "--yes", status=1)).errors
+
+
+async def test_what_a_reset_left_beside_the_runs_is_archived_with_them(
+    podctl: CommandLine, working: PodctlClient, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    name = unique("task")
+    await podctl("task", "create", "A title", "--id", name, "--as", "ann")
+    await podctl("signal", "message", name, "before")
+    handle = working.temporal.get_workflow_handle(f"task-pod/{name}")
+    history = await handle.fetch_history()
+    done = EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
+    reset = await working.temporal.workflow_service.reset_workflow_execution(
+        ResetWorkflowExecutionRequest(
+            namespace=working.temporal.namespace,
+            workflow_execution=WorkflowExecution(workflow_id=handle.id),
+            reason="a person made a mistake",
+            workflow_task_finish_event_id=next(event.event_id for event in history.events if event.event_type == done),
+            request_id="reset",
+        )
+    )
+    await podctl("task", "cancel", name, "--reason", "enough")
+    await closed(working, name)
+    assert (await working.log(handle.id)).run_id == reset.run_id
+
+    async def both_listed() -> bool:
+        return len((await deletable(working, name)).runs) == 2
+
+    await eventually(both_listed, "the server lists both runs")
+    file = tmp_path / "archive.json"
+    assert "1 run that a reset left beside" in (await podctl("task", "archive", name, "-f", str(file), status=2)).errors
+    await podctl("task", "archive", name, "-f", str(file), "--yes")
+    document = json.loads(file.read_text())
+    assert [run["run_id"] for run in document["runs"]] == [reset.run_id]
+    assert [run["run_id"] for run in document["beside"]] == [history.run_id]
+    await podctl("replay", str(file))
+    await gone(working, name)
+
+
+async def test_only_what_stands_in_the_file_is_deleted(working: PodctlClient, finished: str) -> None:
+    await closed(working, finished)
+    export = await export_task(working, finished)
+    assert archived(export) == await deletable(working, finished)
+    assert archived(export.model_copy(update={"runs": ()})).runs == ()
 
 
 async def test_deleting_says_what_it_does_and_asks(podctl: CommandLine, working: PodctlClient, finished: str) -> None:
