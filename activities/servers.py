@@ -66,7 +66,7 @@ class ServerActivities:
                 )
         except WorkflowUpdateFailedError as error:
             cause = error.cause
-            if isinstance(cause, ApplicationError) and cause.type:
+            if isinstance(cause, ApplicationError) and cause.type and cause.type != names.UNPROCESSED_UPDATE:
                 return AttachOutput(code=cause.type, message=cause.message)
             raise
         except RPCError as error:

@@ -449,6 +449,13 @@ def _has_ended(error: RPCError) -> bool:
     )
 
 
+def _is_dropped(error: RPCError | WorkflowUpdateFailedError) -> bool:
+    """Return whether the server let an update go before the workflow had answered it."""
+    if isinstance(error, RPCError):
+        return error.status in _DROPPED
+    return isinstance(error.cause, ApplicationError) and error.cause.type == names.UNPROCESSED_UPDATE
+
+
 async def _send_until_taken(handle: WorkflowHandle[Any, Any], envelope: TaskEnvelope | GpuEnvelope) -> Outcome:
     """Send an update, again if the server dropped it; the command id makes it count once."""
     for pause in (*_RESEND_PAUSES, None):
@@ -461,8 +468,8 @@ async def _send_until_taken(handle: WorkflowHandle[Any, Any], envelope: TaskEnve
                 rpc_timeout=timedelta(seconds=2 * ANSWER_TIMEOUT),
             )
             return outcome
-        except RPCError as error:
-            if error.status not in _DROPPED:
+        except (RPCError, WorkflowUpdateFailedError) as error:
+            if not _is_dropped(error):
                 raise
             if pause is None:
                 raise NoWorker(

@@ -11,6 +11,10 @@ EVENTS: Final = "events"
 OUTCOME: Final = "outcome"
 BRIEFING: Final = "briefing"
 
+#: The server's word for an update that a workflow task has left unanswered (it was lost between two workers, or the
+#: server began anew): neither refused nor done, and to be sent again.
+UNPROCESSED_UPDATE: Final = "UnprocessedUpdate"
+
 #: The signal that a GPU pod sends to the task pods which hold one of its model servers.
 MODEL_SERVER_SIGNAL: Final = "model-server"
 

@@ -156,8 +156,9 @@ async def machines(
         and item.path == request.path
         and item.originalname == test_a_granted_program_runs_once.__name__
     ]
-    async with simulate(tmp_path_factory.mktemp("actions"), [MachineConfig(name=name) for name in chosen]) as made:
-        yield {machine.name: machine for machine in made}
+    configs = [MachineConfig(name=f"acting-{name}") for name in chosen]
+    async with simulate(tmp_path_factory.mktemp("actions"), configs) as made:
+        yield {str(name): machine for name, machine in zip(chosen, made, strict=True)}
 
 
 @pytest.fixture(scope="module")
