@@ -70,7 +70,7 @@ async def react(client: PodctlClient, task: str, event: Event) -> None:
 
 if __name__ == "__main__":
     asyncio.run(main(sys.argv[1]))
-    # All is done and told. A native thread of Temporal's SDK that hands over a last result while Python shuts down would
-    # abort it (about once in sixty times), so leave without a shutdown.
+    # All is done and told. A native thread of Temporal's SDK that hands over a last result while Python shuts down
+    # would abort it (about once in sixty times), so leave without a shutdown.
     sys.stdout.flush()
     os._exit(0)
