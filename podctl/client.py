@@ -133,7 +133,27 @@ class PodctlClient:
         )
 
     async def task(self, task_id: str) -> TaskState:
-        """Return a task's state. Raises ``NotFound``. Works without a worker, from the history."""
+        """Return a task's state, from the history: no worker is asked, and none has to be there. Raises ``NotFound``.
+
+        A query that waits for a worker to come is answered from a history that ends in the middle of what the next
+        workflow task brings. The SDK (1.35) lets that task go on from there, and so does other things than a replay
+        will do: the task would be stuck at the next change of workers.
+        """
+        from podctl.events import read_state
+
+        try:
+            state = await read_state(self.temporal, task_workflow_id(task_id))
+        except RPCError as error:
+            raise await self._not_found(error, f"task {task_id!r}", names.TASK_POD, TASK_WORKFLOW_PREFIX) from error
+        if not isinstance(state, TaskState):
+            raise TypeError(type(state).__name__)
+        return state
+
+    async def ask_task(self, task_id: str) -> TaskState:
+        """Return a task's state as ``task`` does, but ask a worker that has just shown that it is there.
+
+        For who follows a task: replaying a long history at each change would take longer.
+        """
         state = await self._state(task_workflow_id(task_id), TaskState, f"task {task_id!r}")
         if not isinstance(state, TaskState):
             raise TypeError(type(state).__name__)

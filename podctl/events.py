@@ -107,6 +107,20 @@ async def read_log(client: Client, workflow_id: str) -> Log:
     return replace(await replay_runs([*chain.values()]), run_id=newest)
 
 
+async def read_state(client: Client, workflow_id: str) -> EntityState:
+    """Return the newest state of a workflow, from the history of its newest run, as a worker shows it.
+
+    That is without the ledger of its commands. Raises as ``read_log``.
+    """
+    newest = await client.get_workflow_handle(workflow_id).fetch_history()
+    state: EntityState
+    if _is_scheduled(newest):
+        state = (await replay_run(newest)).state
+    else:  # it has only just continued the run before it
+        state = (await read_log(client, workflow_id)).state
+    return state.model_copy(update={"ledger": {}})
+
+
 async def replay_runs(runs: Sequence[WorkflowHistory]) -> Log:
     """Return the log that a chain of runs, oldest first, gives with today's code. Raises as ``replay_run``."""
     return log_of(runs, [await replay_run(run) for run in replayable(runs)])

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 def follow_task(client: PodctlClient, task_id: str) -> AsyncGenerator[TaskState]:
     """Give a task's state now and after each change, until the task is over. Raises ``NotFound``."""
-    return _follow(client, task_workflow_id(task_id), lambda: client.task(task_id))
+    return _follow(client, task_workflow_id(task_id), lambda: client.ask_task(task_id))
 
 
 def follow_pod(client: PodctlClient, name: str) -> AsyncGenerator[GpuPodState]:
