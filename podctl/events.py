@@ -113,12 +113,9 @@ async def read_state(client: Client, workflow_id: str) -> EntityState:
     That is without the ledger of its commands. Raises as ``read_log``.
     """
     newest = await client.get_workflow_handle(workflow_id).fetch_history()
-    state: EntityState
-    if _is_scheduled(newest):
-        state = (await replay_run(newest)).state
-    else:  # it has only just continued the run before it
-        state = (await read_log(client, workflow_id)).state
-    return state.model_copy(update={"ledger": {}})
+    # One that has only just continued the run before it has nothing to replay.
+    source = await replay_run(newest) if _is_scheduled(newest) else await read_log(client, workflow_id)
+    return source.state.model_copy(update={"ledger": {}})
 
 
 async def replay_runs(runs: Sequence[WorkflowHistory]) -> Log:
