@@ -426,7 +426,8 @@ class PodctlClient:
                 continue
             except WorkflowQueryFailedError:
                 break
-        return None
+        # What the history says has been processed has been, also where nobody answers.
+        return (await self.log(handle.id)).state.outcome(command_id)
 
     async def _known(self, handle: WorkflowHandle[Any, Any], command_id: str, error: RPCError, task_id: str) -> Outcome:
         """Return the outcome of a command that a task which is over has taken before; else raise what ``error`` means.

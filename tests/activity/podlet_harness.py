@@ -249,9 +249,11 @@ class Machine:
     def gpus(self, count: int = 1, **settings: object) -> None:
         """Give the machine a pretend nvidia-smi. ``settings`` as podlet_fake_nvidia_smi.py reads them."""
         (self.gpu / "settings.json").write_text(json.dumps({"count": count, **settings}))
-        target = self.folder / "bin" / "nvidia-smi"
-        target.write_text(f"#!{sys.executable} -IS\n" + FAKE_NVIDIA_SMI.read_text())
-        target.chmod(0o755)
+        # Replaced as a whole: one that is being run may not be written to.
+        new = self.folder / "bin" / "nvidia-smi.new"
+        new.write_text(f"#!{sys.executable} -IS\n" + FAKE_NVIDIA_SMI.read_text())
+        new.chmod(0o755)
+        new.rename(self.folder / "bin" / "nvidia-smi")
 
     def hold(self, point: str) -> None:
         """Make the podlet wait at a hook."""
