@@ -35,7 +35,7 @@ async def _memory(site: Site) -> list[Figure]:
     async def task(number: int) -> None:
         task_id = f"idle-{number}"
         await podctl.create_task(_task(task_id))
-        await podctl.task(task_id)
+        await podctl.ask_task(task_id)
 
     async def workflow(number: int) -> None:
         workflow_id = f"idle-bare-{number}"
