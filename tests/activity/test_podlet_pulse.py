@@ -53,8 +53,13 @@ def asked(machine: Machine) -> int:
 
 
 def at_least(name: str, value: float) -> Callable[[Json], bool]:
-    """Return whether a beat tells so much of a metric."""
-    return lambda beat: (beat["metrics"] or {name: -1})[name] >= value
+    """Return whether a beat tells so much of a metric; a beat from before the server told of it does not."""
+
+    def told(beat: Json) -> bool:
+        metric = (beat["metrics"] or {}).get(name)
+        return metric is not None and metric >= value
+
+    return told
 
 
 def idle_for(seconds: float) -> Callable[[Json], bool]:
