@@ -10,9 +10,9 @@ from typing import Any
 from pydantic_core import to_json
 
 from domain.by_identity import ByIdentity
-from domain.entity import EntityState
+from domain.entity import EntityState, Value
 
-_known: ByIdentity[EntityState, int] = ByIdentity()
+_known: ByIdentity[Value, int] = ByIdentity()
 _ABSENT = object()
 
 
@@ -21,7 +21,13 @@ def encoded_size(state: EntityState, before: EntityState | None = None) -> int:
     known = _known.get(state)
     if known is not None:
         return known
-    return _known.keep(state, _size(state) if before is None else encoded_size(before) + sum(_growth(before, state)))
+    size = _whole(state) if before is None else encoded_size(before) + sum(_growth(before, state))
+    return _known.keep(state, size)
+
+
+def _whole(state: EntityState) -> int:
+    fields = state.__dict__
+    return len("{}") + _commas(fields) + sum(len(name) + len('"":') + _field_size(fields[name]) for name in fields)
 
 
 def _growth(before: EntityState, after: EntityState) -> Iterator[int]:
@@ -35,7 +41,7 @@ def _growth(before: EntityState, after: EntityState) -> Iterator[int]:
         elif isinstance(old, dict) and isinstance(new, dict):
             yield _mapping_growth(old, new)
         else:
-            yield _size(new) - _size(old)
+            yield _field_size(new) - _field_size(old)
 
 
 def _mapping_growth(old: Mapping[str, Any], new: Mapping[str, Any]) -> int:
@@ -67,6 +73,14 @@ def _entries(mapping: Mapping[str, Any], names: list[str]) -> int:
 
 def _commas(mapping: Mapping[str, Any]) -> int:
     return max(0, len(mapping) - 1)
+
+
+def _field_size(value: object) -> int:
+    """Return the bytes of one field: documents stay the same from one state to the next, and are large."""
+    if not isinstance(value, Value):
+        return _size(value)
+    known = _known.get(value)
+    return _known.keep(value, _size(value)) if known is None else known
 
 
 def _size(value: object) -> int:

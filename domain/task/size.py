@@ -83,8 +83,7 @@ def fit_refusal(state: TaskState, before: TaskState) -> TaskState:
 @once_for_each
 def room_to_start(state: TaskState) -> bool:
     """Return whether one more workstream may start: should it fail, the question about it has to fit."""
-    more = QUESTION_ROOM + FIX_ROOM
-    return encoded_size(state) + _most_needed(state) + more <= STATE_LIMIT or _claim(state) + more <= STATE_LIMIT
+    return _claim(state) + QUESTION_ROOM + FIX_ROOM <= STATE_LIMIT
 
 
 def _check_room(state: TaskState, before: TaskState) -> None:
@@ -125,9 +124,11 @@ def _parts(state: TaskState) -> dict[str, object]:
 
 def _claim(state: TaskState) -> int:
     """Return the bytes that a task may come to take by nothing but what must be accepted."""
-    least = _shed_more(_shed(state)).model_copy(update={"ledger": {}, "refusals": ()})
-    there = sum(len(to_json(ws)) for ws in least.workstreams.values())
-    return encoded_size(least) - there + _most_needed(state)
+    # Room for the plan is room for all that its workstreams can come to take, so of those that are there only the
+    # names count; shedding and encoding hundreds of them takes longer than the command does.
+    rest = state.model_copy(update={"workstreams": {}, "ledger": {}, "refusals": ()})
+    names = sum(map(len, state.workstreams)) + len('"":,') * len(state.workstreams)
+    return encoded_size(_shed_more(_shed(rest))) + names + _most_needed(state)
 
 
 def _most_needed(state: TaskState) -> int:
@@ -265,6 +266,7 @@ def _cut(text: str) -> str:
 D = TypeVar("D", Spec, Plan, Review)
 
 
+@once_for_each
 def _cut_decisions(document: D) -> D:
     approval: Approval | None = document.approval
     rejection: Rejection | None = document.rejection
@@ -293,6 +295,7 @@ def _cut_server(server: AttachedServer) -> AttachedServer:
     return server.model_copy(update={"detail": _cut(server.detail)})
 
 
+@once_for_each
 def _cut_message(message: Message) -> Message:
     approval = message.approval
     own = message.author == SCHEDULER or (approval is not None and approval.subject in _OWN_SUBJECTS)
@@ -306,6 +309,7 @@ def _cut_message(message: Message) -> Message:
     return message.model_copy(update={"content": _cut(message.content), "approval": approval})
 
 
+@once_for_each
 def _cut_item(item: InboxItem) -> InboxItem:
     return item.model_copy(update={"preview": _cut(item.preview), "notify_error": _cut(item.notify_error)})
 

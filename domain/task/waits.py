@@ -237,9 +237,8 @@ def _or_have_it_written(state: TaskState, agent_type: AgentType) -> str:
 
 def _room_matters(state: TaskState) -> Iterator[Matter]:
     """Yield that nothing more can start because the task is full."""
-    if state.phase is not Phase.WORKSTREAM_EXECUTION or room_to_start(state):
-        return
-    if any(ws.status is WorkstreamStatus.PENDING for ws in state.workstreams.values()):
+    pending = any(ws.status is WorkstreamStatus.PENDING for ws in state.workstreams.values())
+    if state.phase is Phase.WORKSTREAM_EXECUTION and pending and not room_to_start(state):
         yield Matter(
             f"full/{state.phase_changes}",
             InboxKind.BLOCKER_RAISED,
