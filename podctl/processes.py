@@ -52,7 +52,7 @@ class ProcessIdentity(BaseModel):
         """Return whether this very process still runs; a zombie does not."""
         child = _children.get(self.pid)
         if child is not None and child.poll() is not None:
-            del _children[self.pid]
+            _children.pop(self.pid, None)  # another thread may have seen it at the same moment
         return ProcessIdentity.of(self.pid) == self
 
     def end(self, *, grace: float) -> str | None:

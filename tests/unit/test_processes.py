@@ -5,6 +5,9 @@ import socket
 import sys
 from pathlib import Path
 
+import pytest
+
+from podctl import processes
 from podctl.processes import LOOPBACK, ProcessIdentity, free_ports, start_detached
 
 #: Ends its first thread alone: the process is shown as a zombie, and holds its port.
@@ -34,6 +37,21 @@ def test_process_lives_until_its_last_thread_has_ended(tmp_path: Path) -> None:
         assert not process.wait(0.0)
     finally:
         assert process.end(grace=10.0) == "SIGTERM"
+    assert not process.is_alive()
+
+
+def test_two_threads_may_see_at_the_same_moment_that_a_process_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = start_detached([sys.executable, "-c", ""], log=tmp_path / "log", folder=tmp_path)
+    child = processes._children[process.pid]
+
+    def seen_by_another_first() -> int:
+        code = child.wait()
+        del processes._children[process.pid]
+        return code
+
+    monkeypatch.setattr(child, "poll", seen_by_another_first)
     assert not process.is_alive()
 
 
