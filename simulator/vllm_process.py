@@ -147,8 +147,11 @@ def pass_hook(folder: str, point: str) -> None:
 
 def leave_behind(folder: str, path: str) -> None:
     """Note a file to be made outside the machine's folder, which goes when the machine is rebooted or ended."""
-    with open(f"{folder}/shm/{os.path.basename(path)}", "w", encoding="utf-8") as file:  # noqa: PTH119, PTH123 - lean
+    # whole or not at all: whoever is killed in between must not leave a note that names nothing
+    written = f"{folder}/.note-{os.getpid()}"
+    with open(written, "w", encoding="utf-8") as file:  # noqa: PTH123 - lean
         file.write(path)
+    os.rename(written, f"{folder}/shm/{os.path.basename(path)}")  # noqa: PTH104, PTH119 - lean
 
 
 def take_away(folder: str, path: str) -> None:

@@ -326,7 +326,10 @@ class Site:
 
     def files_left(self) -> list[str]:
         """Return shared memory and sockets that pretend model servers made and nobody removed."""
-        made = [note.read_text() for note in (self.machine.folder / "shm").iterdir()]
+        made: list[str] = []
+        for note in (self.machine.folder / "shm").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # whoever made it ends just now, and takes it away
+                made.append(note.read_text())
         return [path for path in made if Path(path).exists()]
 
     def listens(self, port: int) -> bool:
