@@ -136,6 +136,11 @@ class Case:
         """Send SIGKILL to the model server's processes of that role."""
         await self.machine.signal_servers(role, signal.SIGKILL)  # type: ignore[arg-type] # a typo fails the row
 
+    def kill_process(self, process: Process) -> None:
+        """Send SIGKILL to a process, which may have ended meanwhile: one that it belonged to was killed before it."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+
     def hook(self, point: str) -> Hook:
         """Stop the machine's programs at a point."""
         return Hook(self.machine, point).set()
@@ -147,7 +152,9 @@ class Case:
 
     def remove_record(self, launch_id: str) -> None:
         """Remove everything that the podlet knows of a launch."""
-        shutil.rmtree(self.site.launch_folder(launch_id))
+        folder = self.site.launch_folder(launch_id)
+        while folder.exists():  # who looks after it may write into the folder while it is being emptied
+            shutil.rmtree(folder, ignore_errors=True)
 
     @contextlib.contextmanager
     def somebody_listens(self, port: int) -> Iterator[None]:

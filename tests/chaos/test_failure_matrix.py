@@ -301,7 +301,7 @@ async def reused_pid(case: Case) -> None:
     for role in ("supervisor", "api_server", "engine", "worker"):
         chosen = await case.supervisors() if role == "supervisor" else await case.site.roles(role)
         for process in chosen:
-            os.kill(process.pid, signal.SIGKILL)
+            case.kill_process(process)
     # A start time tells them apart: the record keeps that of the one who is dead.
     record = folder / "process.json"
     record.write_text(record.read_text().replace(str(server.pid), str(stranger)))
