@@ -40,7 +40,11 @@ async def test_a_hook_whose_worker_dies_is_not_called_again(
         state = await eventually(known, "the lost call is known of")
         assert "nobody saw how the notify hook ended, and it is not called again" in state.inbox[ITEM].notify_error
         await podctl.signal_task(task_id, "approve-spec", {"by": "ann"})
-        assert (await podctl.task(task_id)).phase == "planning"
+
+        async def planning() -> bool:
+            return (await podctl.task(task_id)).phase == "planning"
+
+        await eventually(planning, "the task goes on")
     finally:
         go.touch()
         kill(second.process)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from temporalio.client import Client
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
 from domain.gpu.commands import PodInput
 from domain.gpu.ssh_target import parse_ssh
@@ -87,7 +87,10 @@ class Sender:
         async def sent() -> bool:
             try:
                 await send()
-            except (RPCError, NoWorker):
+            except RPCError as error:
+                # After an answer that was lost: the task has ended with this very command. Its log says whether so.
+                return error.status is RPCStatusCode.NOT_FOUND and "already completed" in error.message
+            except NoWorker:
                 return False
             except AlreadyExists:
                 return True  # an answer that was lost

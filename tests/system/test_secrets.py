@@ -143,10 +143,12 @@ def files_that_hold(secret: str, *folders: Path) -> set[str]:
     """Return the files below folders that hold a secret."""
     found = set()
     for folder in folders:
-        for path in folder.rglob("*"):
-            with contextlib.suppress(OSError):
-                if path.is_file() and not path.is_symlink() and holds(path.read_bytes(), secret):
-                    found.add(str(path))
+        # What is removed meanwhile is passed over, folders too.
+        for place, _, names in os.walk(folder):
+            for path in (Path(place, name) for name in names):
+                with contextlib.suppress(OSError):
+                    if path.is_file() and not path.is_symlink() and holds(path.read_bytes(), secret):
+                        found.add(str(path))
     return found
 
 
