@@ -104,9 +104,13 @@ def load() -> None:
 
 
 class Counters:
-    """What /metrics tells: of the completions that were answered, and of what the test puts in the file 'counters'."""
+    """What /metrics tells: of the completions that were answered, and of what the test puts in the file 'counters'.
+
+    ``moves`` in it says by how much a figure grows with each reading: an engine at work, however slow the test is.
+    """
 
     answered = 0
+    readings = 0
 
     @classmethod
     def text(cls) -> str:
@@ -118,6 +122,9 @@ class Counters:
                 [*lines, 'vllm:generation_tokens_total{engine="0"} 1.5e3', 'vllm:kv_cache_usage_perc{engine="0"} 0.25']
             )
         values = json.loads(file.read_text())
+        cls.readings += 1
+        for name, amount in values.pop("moves", {}).items():
+            values[name] = values.get(name, 0) + amount * cls.readings
         for name in ("generation_tokens_total", "prompt_tokens_total", "request_success_total"):
             if name in values:
                 values[name] += cls.answered
@@ -127,10 +134,13 @@ class Counters:
 class Handler(BaseHTTPRequestHandler):
     """Health, models, completions, metrics; the key guards /v1."""
 
-    def answer(self, what: str, body: bytes) -> None:
-        """Answer with what the test wants of this path: a status, or 0 for no answer at all."""
+    def status(self, what: str) -> int:
+        """Return what the test wants of this path: a status, or 0 for no answer at all."""
         file = options.answers / what if options.answers else None
-        status = int(file.read_text()) if file and file.exists() else 200
+        return int(file.read_text()) if file and file.exists() else 200
+
+    def answer(self, what: str, status: int, body: bytes) -> None:
+        """Answer with a status, or never."""
         key = next(iter(options.api_key), None) or os.environ.get("VLLM_API_KEY")
         if self.path.startswith("/v1") and key and self.headers["Authorization"] != f"Bearer {key}":
             status = 401
@@ -146,17 +156,19 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer a GET."""
         if self.path == "/health":
-            self.answer("health", b"")
+            self.answer("health", self.status("health"), b"")
         elif self.path == "/v1/models":
-            self.answer("models", json.dumps({"data": [{"id": options.served_name}]}).encode())
+            body = json.dumps({"data": [{"id": options.served_name}]})
+            self.answer("models", self.status("models"), body.encode())
         else:
-            self.answer("metrics", Counters.text().encode())
+            self.answer("metrics", self.status("metrics"), Counters.text().encode())
 
     def do_POST(self) -> None:
         """Answer a completion."""
         self.rfile.read(int(self.headers["Content-Length"]))
-        print("completion asked", flush=True)
-        self.answer("completion", b"{}")
+        status = self.status("completion")  # first: who sees the line knows that it is decided
+        print("completion asked" if status else "completion asked and never answered", flush=True)
+        self.answer("completion", status, b"{}")
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,12 +19,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from podctl.processes import free_ports
 from podlet import podlet
 
 PODLET = Path(__file__).parents[2] / "podlet" / "podlet.py"
 FAKE_SERVER = Path(__file__).with_name("podlet_fake_server.py")
 FAKE_NVIDIA_SMI = Path(__file__).with_name("podlet_fake_nvidia_smi.py")
-DEADLINE = 30.0
+DEADLINE = 60.0
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -52,11 +53,21 @@ def lives(pid: int) -> bool:
 
 
 def free_port() -> int:
-    """Return a port on which nobody listens."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """Return a port on which nobody listens, and which no outgoing connection is given before it is used."""
+    return free_ports(1)[0]
+
+
+def kill(pid: int) -> None:
+    """Kill a process unless it is gone, or going."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def replace(file: Path, text: str) -> None:
+    """Write a file that somebody may be reading."""
+    new = file.with_name(f".{file.name}.new")
+    new.write_text(text)
+    new.rename(file)
 
 
 class PodletError(Exception):
@@ -189,11 +200,11 @@ class Machine:
             hook.unlink()
         for path in self.root.glob("launches/*/*/*/process.json"):
             supervisor = json.loads(path.read_text())["supervisor"]  # None: it was adopted
-            for descendant in self.tree(supervisor) if supervisor else []:
-                os.kill(descendant, signal.SIGKILL)
-        for note in self.notes.iterdir():
-            if lives(int(note.read_text())):
-                os.kill(int(note.read_text()), signal.SIGKILL)
+            for descendant in podlet.descendants(supervisor) if supervisor else []:
+                kill(descendant)
+        for pid in self.noted().values():
+            if lives(pid):
+                kill(pid)
         for path in self.root.glob("launches/*/*/*"):
             shutil.rmtree(
                 podlet.Root(str(self.root)).launch("/".join(path.parts[-3:])).socket_folder(), ignore_errors=True
@@ -248,7 +259,7 @@ class Machine:
 
     def gpus(self, count: int = 1, **settings: object) -> None:
         """Give the machine a pretend nvidia-smi. ``settings`` as podlet_fake_nvidia_smi.py reads them."""
-        (self.gpu / "settings.json").write_text(json.dumps({"count": count, **settings}))
+        replace(self.gpu / "settings.json", json.dumps({"count": count, **settings}))
         # Replaced as a whole: one that is being run may not be written to.
         new = self.folder / "bin" / "nvidia-smi.new"
         new.write_text(f"#!{sys.executable} -IS\n" + FAKE_NVIDIA_SMI.read_text())
@@ -283,7 +294,17 @@ class Machine:
 
     def alive(self) -> set[str]:
         """Return the roles of the pretend server's living processes."""
-        return {note.name for note in self.notes.iterdir() if lives(int(note.read_text()))}
+        return {role for role, pid in self.noted().items() if lives(pid)}
+
+    def noted(self) -> dict[str, int]:
+        """Return the pid of every process of a pretend server that has noted it, by role."""
+        notes = [note for note in self.notes.iterdir() if not note.name.startswith(".")]  # one that is being written
+        return {note.name: int(note.read_text()) for note in notes}
+
+    def variables(self, pid: int) -> dict[str, str]:
+        """Return the environment that a process was started with, which shows when its program is in place."""
+        shown = wait_until(Path(f"/proc/{pid}/environ").read_text, f"process {pid} shows its environment")
+        return dict(line.split("=", 1) for line in shown.split("\0") if line)
 
     def kill(self, role: str) -> None:
         """Kill one process of a pretend server and wait until it is gone."""
@@ -307,14 +328,6 @@ class Machine:
         """Return whether the supervisor of a launch is gone."""
         return not self.supervised(launch)
 
-    def tree(self, pid: int) -> list[int]:
-        """Return a supervisor's living descendants."""
-        found: list[int] = []
-        for task in Path(f"/proc/{pid}/task").glob("*/children"):
-            for child in task.read_text().split():
-                found += [int(child), *self.tree(int(child))]
-        return [one for one in found if lives(one)]
-
 
 def serve(machine: Machine, launch_id: str, *options: str) -> Json:
     """Launch a server that answers as the files in the machine's folder ``answers`` say."""
@@ -325,8 +338,7 @@ def serve(machine: Machine, launch_id: str, *options: str) -> Json:
 
 def say(machine: Machine, what: str, status: object) -> None:
     """Make the server answer a path with a status from now on (0: not at all)."""
-    (machine.answers / f".{what}").write_text(str(status))
-    (machine.answers / f".{what}").rename(machine.answers / what)
+    replace(machine.answers / what, str(status))
 
 
 def seen(watch: Conversation, launch_id: str, **fields: object) -> Json:
@@ -345,9 +357,12 @@ def seen(watch: Conversation, launch_id: str, **fields: object) -> Json:
 
 def beat_of(watch: Conversation, launch_id: str, condition: Callable[[Json], object], what: str) -> Json:
     """Read until a beat tells something of a launch that fulfils a condition, and return that."""
+    found: list[Json] = []
 
     def find(line: Json) -> list[Json]:
         launches = line["launches"] if line["type"] == "beat" else []
-        return [launch for launch in launches if launch["id"] == launch_id and condition(launch)]
+        found[:] = [launch for launch in launches if launch["id"] == launch_id and condition(launch)]
+        return found
 
-    return find(watch.read_until(find, what))[0]
+    watch.read_until(find, what)
+    return found[0]

@@ -13,7 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.activity.podlet_harness import FAKE_SERVER, Json, Machine, PodletError, free_port, lives, wait_until
+from tests.activity.podlet_harness import (
+    DEADLINE,
+    FAKE_SERVER,
+    Json,
+    Machine,
+    PodletError,
+    free_port,
+    lives,
+    wait_until,
+)
 
 LAUNCH = "pod/tiny/1"
 KEY = "key-of-somebody-else"
@@ -116,7 +125,7 @@ def test_its_stop_is_verified_and_its_log_stays(machine: Machine, foreign: Forei
     result = machine.call("stop", id=LAUNCH, grace=20)
     assert (result["state"], result["processes_left"], result["ports_closed"]) == ("stopped", 0, True)
     assert machine.alive() == set()
-    assert foreign.wrapper.wait(10) in (0, -signal.SIGKILL)
+    assert foreign.wrapper.wait(DEADLINE) in (0, -signal.SIGKILL)
     assert not machine.path(LAUNCH, "api_key").exists()
     assert foreign.log.read_text().startswith("one line")
 

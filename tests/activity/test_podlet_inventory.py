@@ -134,10 +134,10 @@ def test_figures_that_nvidia_smi_cannot_read_are_unknown(machine: Machine) -> No
 def test_an_nvidia_smi_that_hangs_is_given_up(machine: Machine, hangs: str) -> None:
     # The child keeps the pipe open, as one that hangs in the driver does even when it is killed.
     row = "0, GPU-a, NVIDIA H100 PCIe, 81559, 3, Disabled, 570.1"
-    install(machine, "nvidia-smi", f"case $1 in {hangs}*) sleep 5;; --query-gpu*) echo '{row}';; esac")
-    machine.environment["PODLET_NVIDIA_SMI_SECONDS"] = "0.3"
+    install(machine, "nvidia-smi", f"case $1 in {hangs}*) sleep 10;; --query-gpu*) echo '{row}';; esac")
+    machine.environment["PODLET_NVIDIA_SMI_SECONDS"] = "2"
     found = machine.call("inventory")
-    assert "nvidia-smi did not answer within 0.3 s" in found["gpu_message"]
+    assert "nvidia-smi did not answer within 2 s" in found["gpu_message"]
     assert (found["gpu_state"], len(found["gpus"])) == (("error", 0) if hangs == "--query-gpu" else ("ok", 1))
 
 

@@ -61,7 +61,12 @@ def on_disk(machine: Machine) -> int:
 def rotated(machine: Machine, above: int = 0) -> int:
     """Wait until the log begins above an offset and fits its limit; return where it begins."""
     log = podlet.Log(str(machine.path("pod/talks/1")))
-    wait_until(lambda: log.start() > above and on_disk(machine) <= LIMIT, "the oldest part is dropped")
+
+    def dropped() -> bool:
+        # With more than three quarters left it is about to drop again.
+        return log.start() > above and log.size() - log.start() <= LIMIT * 3 // 4 and on_disk(machine) <= LIMIT
+
+    wait_until(dropped, "the oldest part is dropped")
     return log.start()
 
 

@@ -32,9 +32,9 @@ def count(
     prompt: float = 100,
     finished: float = 10,
     running: float = 0,
-    **more: float,
+    **more: float | dict[str, float],
 ) -> None:
-    """Let /metrics tell this, and the completions that were answered on top."""
+    """Let /metrics tell this, and the completions that were answered on top; ``moves``: by how much each time."""
     values = {"generation_tokens_total": generated, "prompt_tokens_total": prompt, "request_success_total": finished}
     say(machine, "counters", json.dumps({**values, "num_requests_running": running, "num_requests_waiting": 0, **more}))
 
@@ -47,19 +47,21 @@ def watch_ready(machine: Machine, **pace: object) -> Conversation:
     return watch
 
 
-def asked(machine: Machine) -> int:
+def asked(machine: Machine, how: str = "completion asked") -> int:
     """Return how often the server was asked for a completion."""
-    return machine.path(LAUNCH, "output.log").read_text().count("completion asked")
+    return machine.path(LAUNCH, "output.log").read_text().count(how)
 
 
-def at_least(name: str, value: float) -> Callable[[Json], bool]:
-    """Return whether a beat tells so much of a metric; a beat from before the server told of it does not."""
+def moving(name: str) -> Callable[[Json], bool]:
+    """Return whether a beat tells more of a metric than the one before it, if that told of it."""
+    told: list[float] = []
 
-    def told(beat: Json) -> bool:
+    def moved(beat: Json) -> bool:
         metric = (beat["metrics"] or {}).get(name)
-        return metric is not None and metric >= value
+        told.extend([] if metric is None else [metric])
+        return len(told) > 1 and told[-1] > told[-2]
 
-    return told
+    return moved
 
 
 def idle_for(seconds: float) -> Callable[[Json], bool]:
@@ -78,35 +80,34 @@ def test_a_hung_engine_is_found_behind_a_good_health_and_so_is_its_recovery(mach
     watch = watch_ready(machine)
     count(machine, running=running)
     say(machine, "completion", 0)
-    before = asked(machine)
     hung = seen(watch, LAUNCH, healthy=False)
     assert (hung["readiness"], hung["unhealthy_reason"]) == ("ready", HUNG)
-    assert asked(machine) - before >= 3, "three strikes"
+    assert asked(machine, "never answered") >= 3, "three strikes"
     say(machine, "completion", 200)
     assert seen(watch, LAUNCH, healthy=True)["unhealthy_reason"] is None
 
 
 def test_a_busy_server_is_not_a_dead_one(machine: Machine) -> None:
     watch = watch_ready(machine)
+    count(machine, running=200, moves={"generation_tokens_total": 1})
     say(machine, "completion", 0)
-    for generated in range(200, 230):
-        count(machine, generated=generated, running=200)
-        beat_of(watch, LAUNCH, at_least("generation_tokens", generated), "the counter moved")
+    for _ in range(30):
+        beat_of(watch, LAUNCH, moving("generation_tokens"), "the counter moved")
     assert not was_unhealthy(watch)
 
 
 def test_a_long_prompt_fills_the_cache_and_nothing_else(machine: Machine) -> None:
     watch = watch_ready(machine)
+    count(machine, running=1, moves={"kv_cache_usage_perc": 0.0001})
     say(machine, "completion", 0)
-    for percent in range(30):
-        count(machine, running=1, kv_cache_usage_perc=percent / 100)
-        beat_of(watch, LAUNCH, at_least("kv_cache_usage", percent / 100), "the cache fills")
+    for _ in range(30):
+        beat_of(watch, LAUNCH, moving("kv_cache_usage"), "the cache fills")
     assert not was_unhealthy(watch)
 
 
 def test_an_answer_is_an_answer(machine: Machine) -> None:
     """A server that refuses, overloaded say, does not hang."""
-    watch = watch_ready(machine)
+    watch = watch_ready(machine, canary_timeout=30)
     say(machine, "completion", 503)
     beat_of(watch, LAUNCH, lambda _: asked(machine) >= 6, "it was asked again and again")
     assert not was_unhealthy(watch)
@@ -166,9 +167,10 @@ def test_counters_that_move_again_are_a_recovery(machine: Machine) -> None:
 
 
 def test_our_own_completions_are_nobodys_use(machine: Machine) -> None:
-    watch = watch_ready(machine)
+    watch = watch_ready(machine, canary_timeout=30)
     first = beat_of(watch, LAUNCH, lambda beat: beat["idle_since"], "it tells since when it is idle")
-    assert first["idle_since"] == pytest.approx(machine.read(LAUNCH, "ready.json")["at"], abs=0.5)
+    # Written down right after it became ready; how long that takes is the machine's affair.
+    assert machine.observe(LAUNCH)["started_at"] < first["idle_since"] < machine.read(LAUNCH, "ready.json")["at"] + 0.1
     later = beat_of(watch, LAUNCH, lambda _: asked(machine) >= 5, "some canaries came and went")
     assert later["idle_since"] == pytest.approx(first["idle_since"], abs=0.1)
     assert later["idle_seconds"] > first["idle_seconds"]
@@ -189,13 +191,13 @@ def test_requests_are_use(machine: Machine, use: dict[str, float]) -> None:
 
 
 def test_the_next_watch_goes_on_counting(machine: Machine) -> None:
-    first = watch_ready(machine)
+    first = watch_ready(machine, canary_timeout=30)
     idle = beat_of(first, LAUNCH, idle_for(0.5), "it was left alone")
     count(machine, generated=500)
     used = beat_of(first, LAUNCH, lambda beat: beat["idle_seconds"] < idle["idle_seconds"], "it was used")
     beat_of(first, LAUNCH, idle_for(1), "it was left alone again")
     first.kill()
-    second = machine.start("watch", **QUICK)
+    second = machine.start("watch", **{**QUICK, "canary_timeout": 30})
     after = beat_of(second, LAUNCH, lambda beat: beat["idle_since"], "it tells since when it is idle")
     assert after["idle_since"] == pytest.approx(used["idle_since"], abs=0.1)
     second.kill()
@@ -223,8 +225,10 @@ def test_tokens_per_second_survive_counters_that_begin_anew(machine: Machine) ->
 
     beat_of(watch, LAUNCH, lambda beat: beat["metrics"], "counters were read")
     for generated in (5000, 40, 900):
-        count(machine, generated=generated)
+        # Until a beat has told of it: counters may be read twice between two beats.
+        count(machine, generated=generated, moves={"generation_tokens_total": 1})
         beat_of(watch, LAUNCH, rate, "tokens were generated")
+        count(machine, generated=generated)
         beat_of(watch, LAUNCH, lambda beat: beat["metrics"]["tokens_per_second"] == 0, "and then no more")
     assert min(rates) >= 0
 

@@ -101,7 +101,8 @@ def test_a_run_is_told_nothing_through_a_link_out_of_its_folder(machine: Machine
 
 def test_a_run_beats_while_it_lasts(machine: Machine) -> None:
     run = start(machine, "echo hello; exec sleep 1000")
-    assert run.read() == {"podlet": 1, "type": "beat", "log_size": 6, "members": 1}
+    beat = run.read_until(lambda line: line.get("log_size"), "a beat after its first line")
+    assert beat == {"podlet": 1, "type": "beat", "log_size": 6, "members": 1}
     os.kill(machine.observe("task/ws/1")["pid"], signal.SIGKILL)
     assert run.result()["exit"]["signal"] == 9
 
@@ -176,6 +177,7 @@ def test_a_log_is_read_from_any_place(machine: Machine) -> None:
     content = b"".join(b"line %d\n" % number for number in range(40000))
     (machine.folder / "content").write_bytes(content)
     start(machine, 'cat "$1"', str(machine.folder / "content")).result()
+    wait_until(machine.path("task/ws/1", "ended.json").exists, "nothing of it is left")
     everything = machine.start("read_log", id="task/ws/1", offset=0)
     assert everything.result() == {"offset": len(content), "start": 0, "size": len(content), "ended": True}
     assert data(everything) == content
