@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.options import AsOption, TaskArgument
-from cli.output import Format, OutputOption, print_json, print_table, run_async
+from cli.output import Format, OutputOption, print_json, print_table
 from cli.task_commands import read_task, tell
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def list_actions(task: TaskArgument, *, output: OutputOption = Format.TABLE) -> 
     from cli.render import ago
     from podctl.actions import action_views
 
-    views = action_views(run_async(read_task(task), when_interrupted=_UNCHANGED))
+    views = action_views(read_task(task))
     if output is Format.JSON:
         print_json(views)
         return
@@ -45,7 +45,7 @@ def show(task: TaskArgument, action: ActionArgument, *, output: OutputOption = F
     from cli.render_tracker import action_lines
     from podctl.actions import action_view
 
-    view = action_view(run_async(read_task(task), when_interrupted=_UNCHANGED), action)
+    view = action_view(read_task(task), action)
     if output is Format.JSON:
         print_json(view)
     else:
@@ -152,6 +152,3 @@ def propose(task: str, action: "ProposedAction", reason: str, by: str | None, ou
         return f"{newest} is proposed\nto let it happen: podctl action grant {task} {newest}"
 
     tell(task, RequestAction(action=action, reason=reason), told, by=by, output=output)
-
-
-_UNCHANGED = "nothing was changed: look again"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.options import AsOption, TaskArgument
-from cli.output import Format, OutputOption, print_json, print_table, run_async
+from cli.output import Format, OutputOption, print_json, print_table
 from cli.signals import Saying, say
 from cli.task_commands import read_task, tell
 
@@ -38,7 +38,7 @@ def register(parent: typer.Typer) -> None:
 @app.command("list")
 def list_agents(task: TaskArgument, *, output: OutputOption = Format.TABLE) -> None:
     """List a task's agents, the oldest first, with the newest fifty that have ended. Needs no worker."""
-    state = run_async(read_task(task), when_interrupted="nothing was changed: look again")
+    state = read_task(task)
     agents = list(state.agents.values())
     if output is Format.JSON:
         print_json(agents)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.options import AsOption, TaskArgument
-from cli.output import Format, OutputOption, print_json, run_async
+from cli.output import Format, OutputOption, print_json
 from cli.spec import InstructionsOption, ReadRevisionOption, ReasonOption, SpecFileArgument
 from cli.task_commands import read_task, tell
 
@@ -33,7 +33,7 @@ def show(
     from cli.render_documents import document_text, heading, plan_tree
     from podctl.documents import document_view
 
-    state = run_async(read_task(task), when_interrupted=_UNCHANGED)
+    state = read_task(task)
     view = document_view(state, "plan")
     if output is Format.JSON:
         print_json(view)
@@ -52,7 +52,7 @@ def edit(task: TaskArgument, *, by: AsOption = None, output: OutputOption = Form
     from cli import editing
     from podctl.documents import check_writable, current_plan_text, plan_mistakes, plan_update
 
-    state = run_async(read_task(task), when_interrupted=_UNCHANGED)
+    state = read_task(task)
     check_writable(state, "plan")
     revision = 0 if state.plan is None else state.plan.revision
     name = f"{task}.plan.yaml"
@@ -85,7 +85,7 @@ def set_(
     from podctl.task_input import read_input
 
     plan = _read(read_input(file), str(file) if str(file) != "-" else "standard input")
-    state = run_async(read_task(task), when_interrupted=_UNCHANGED)
+    state = read_task(task)
     tell(task, plan_update(state, plan, revision), _written, by=by, output=output)
 
 
@@ -115,9 +115,6 @@ def reopen(
     from domain.task.commands import ReopenPlan
 
     tell(task, ReopenPlan(reason=reason), "back to the plan", by=by, output=output)
-
-
-_UNCHANGED = "nothing was changed: look again"
 
 
 def _read(text: str, source: str) -> "PlanDraft":

@@ -5,7 +5,7 @@ import sys
 import typer
 
 from cli.options import TaskArgument
-from cli.output import Format, OutputOption, print_json, run_async
+from cli.output import Format, OutputOption, print_json
 from cli.task_commands import read_task
 
 
@@ -20,7 +20,7 @@ def report(task: TaskArgument, *, output: OutputOption = Format.TABLE) -> None:
     from cli.render_documents import document_text
     from podctl.documents import document_view
 
-    state = run_async(read_task(task), when_interrupted="nothing was changed: look again")
+    state = read_task(task)
     view = document_view(state, "report")
     if output is Format.JSON:
         print_json(view)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.options import AsOption, TaskArgument
-from cli.output import Format, OutputOption, print_json, run_async
+from cli.output import Format, OutputOption, print_json
 from cli.task_commands import read_task, tell
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def show(task: TaskArgument, *, output: OutputOption = Format.TABLE) -> None:
     from cli.render_documents import document_text
     from podctl.documents import document_view
 
-    view = document_view(run_async(read_task(task), when_interrupted=_UNCHANGED), "spec")
+    view = document_view(read_task(task), "spec")
     if output is Format.JSON:
         print_json(view)
     elif sys.stdout.isatty() or not view.text.strip():
@@ -51,7 +51,7 @@ def edit(task: TaskArgument, *, by: AsOption = None, output: OutputOption = Form
     from cli import editing
     from podctl.documents import check_writable, spec_mistakes, spec_update
 
-    state = run_async(read_task(task), when_interrupted=_UNCHANGED)
+    state = read_task(task)
     check_writable(state, "spec")
     buffer = editing.Buffer(
         name=f"{task}.spec.md",
@@ -84,7 +84,7 @@ def set_(
     from podctl.task_input import read_input
 
     content = read_input(file)
-    state = run_async(read_task(task), when_interrupted=_UNCHANGED)
+    state = read_task(task)
     tell(task, spec_update(state, content, revision), _written, by=by, output=output)
 
 
@@ -114,9 +114,6 @@ def reopen(
     from domain.task.commands import ReopenSpec
 
     tell(task, ReopenSpec(reason=reason), "back to the spec", by=by, output=output)
-
-
-_UNCHANGED = "nothing was changed: look again"
 
 
 def _written(state: "TaskState") -> str:

@@ -1,4 +1,4 @@
-"""One command to a task: sent, and told in one line or as JSON what came of it."""
+"""What commands on one task share: its state, read; a command, sent, and told in a line or as JSON what came of it."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -40,6 +40,10 @@ def tell_done(task: str, command: str, command_id: str, words: str, *, by: str, 
         print(f"task {task}: {done}, by {by}" + (f"\n  {next_one}" if next_one else ""))
 
 
-async def read_task(task: str) -> "TaskState":
+def read_task(task: str) -> "TaskState":
     """Return a task's state. Works without a worker."""
-    return await (await open_client()).task(task)
+
+    async def read() -> "TaskState":
+        return await (await open_client()).task(task)
+
+    return run_async(read(), when_interrupted="nothing was changed: look again")

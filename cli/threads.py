@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cli.options import AsOption, TaskArgument
-from cli.output import Format, OutputOption, print_json, print_table, run_async
+from cli.output import Format, OutputOption, print_json, print_table
 from cli.task_commands import read_task, tell
 
 app = typer.Typer(no_args_is_help=True, help="Remarks on a spec, plan or report; they move with the lines they are on.")
@@ -41,7 +41,7 @@ def list_threads(
     from cli.render_documents import THREAD_COLUMNS, thread_cells
     from podctl.documents import threads_on
 
-    state = run_async(read_task(task), when_interrupted=_UNCHANGED)
+    state = read_task(task)
     threads = threads_on(state, None if document is None else document.value)
     shown = [thread for thread in threads if everything or not thread.resolved]
     if output is Format.JSON:
@@ -58,7 +58,7 @@ def show(task: TaskArgument, thread: ThreadArgument, *, output: OutputOption = F
     from cli.render_documents import thread_lines
     from podctl.documents import find_thread
 
-    found = find_thread(run_async(read_task(task), when_interrupted=_UNCHANGED), thread)
+    found = find_thread(read_task(task), thread)
     if output is Format.JSON:
         print_json(found)
     else:
@@ -82,7 +82,7 @@ def comment(  # noqa: PLR0913  # a command has as many parameters as options
     """Begin a thread on lines or words of a document, or on all of it."""
     from podctl.documents import comment as comment_command
 
-    state = run_async(read_task(task), when_interrupted=_UNCHANGED)
+    state = read_task(task)
     command = comment_command(state, document.value, content, lines=lines, words=words, revision=revision)
     tell(task, command, lambda after: f"thread t-{after.threads_begun} is begun", by=by, output=output)
 
@@ -120,6 +120,3 @@ def reopen(
     from domain.task.commands import ReopenThread
 
     tell(task, ReopenThread(thread_id=thread), f"thread {thread} is open again", by=by, output=output)
-
-
-_UNCHANGED = "nothing was changed: look again"

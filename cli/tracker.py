@@ -2,17 +2,14 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from cli.actions import propose
 from cli.options import AsOption, TaskArgument
-from cli.output import Format, OutputOption, print_json, run_async
+from cli.output import Format, OutputOption, print_json
 from cli.task_commands import read_task, tell
-
-if TYPE_CHECKING:
-    from podctl.tracker import TrackerView
 
 app = typer.Typer(
     no_args_is_help=True, help="A task's board of deliverables. Items come, change and go once a person grants it."
@@ -44,13 +41,9 @@ def show(task: TaskArgument, *, output: OutputOption = Format.TABLE) -> None:
     """Show the board: phases, items, who owns them and how far they are. Needs no worker."""
     from cli.render import print_view
     from cli.render_tracker import board
+    from podctl.tracker import tracker_view
 
-    async def read() -> "TrackerView":
-        from podctl.tracker import tracker_view
-
-        return tracker_view(await read_task(task))
-
-    view = run_async(read(), when_interrupted="nothing was changed: look again")
+    view = tracker_view(read_task(task))
     if output is Format.JSON:
         print_json(view)
     else:

@@ -1,16 +1,13 @@
 """`podctl workstream …`: the parts of a task's work, one at a time."""
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from cli.options import AsOption, TaskArgument
-from cli.output import Format, OutputOption, print_json, print_table, run_async
+from cli.output import Format, OutputOption, print_json, print_table
 from cli.task_commands import read_task, tell
-
-if TYPE_CHECKING:
-    from podctl.workstreams import WorkstreamView
 
 app = typer.Typer(no_args_is_help=True, help="The parts of a task's work: look at them, start, retry, skip, change.")
 
@@ -47,7 +44,7 @@ def list_workstreams(task: TaskArgument, *, output: OutputOption = Format.TABLE)
     from cli.render_workstreams import COLUMNS, cells
     from podctl.workstreams import workstream_views
 
-    views = workstream_views(run_async(read_task(task), when_interrupted=_UNCHANGED))
+    views = workstream_views(read_task(task))
     if output is Format.JSON:
         print_json(views)
     else:
@@ -59,8 +56,9 @@ def list_workstreams(task: TaskArgument, *, output: OutputOption = Format.TABLE)
 def show(task: TaskArgument, workstream: WorkstreamArgument, *, output: OutputOption = Format.TABLE) -> None:
     """Show a workstream: what is to be done, how far it is, what came of it. Needs no worker."""
     from cli.render_workstreams import lines
+    from podctl.workstreams import workstream_view
 
-    view = run_async(_view(task, workstream), when_interrupted=_UNCHANGED)
+    view = workstream_view(read_task(task), workstream)
     if output is Format.JSON:
         print_json(view)
     else:
@@ -206,12 +204,3 @@ def reassign(  # noqa: PLR0913  # a command has as many parameters as options
     how = f"done by {program[0]}" if program else "done by somebody outside, who reports it"
     command = ReassignExecutor(ws_id=workstream, executor=executor)
     tell(task, command, f"workstream {workstream} is {how} from now on", by=by, output=output)
-
-
-_UNCHANGED = "nothing was changed: look again"
-
-
-async def _view(task: str, workstream: str) -> "WorkstreamView":
-    from podctl.workstreams import workstream_view
-
-    return workstream_view(await read_task(task), workstream)
