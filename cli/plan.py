@@ -1,12 +1,11 @@
 """`podctl plan …`: how a task is to be done, in YAML."""
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.options import AsOption, TaskArgument
-from cli.output import Format, OutputOption, print_json
+from cli.output import Format, OutputOption
 from cli.spec import InstructionsOption, ReadRevisionOption, ReasonOption, SpecFileArgument
 from cli.task_commands import read_task, tell
 
@@ -30,20 +29,16 @@ def show(
 ) -> None:
     """Show the plan as the file that it is: on a terminal with numbered lines and the open review threads."""
     from cli.render import print_view
-    from cli.render_documents import document_text, heading, plan_tree
+    from cli.render_documents import heading, plan_tree, print_document
     from podctl.documents import document_view
 
     state = read_task(task)
     view = document_view(state, "plan")
-    if output is Format.JSON:
-        print_json(view)
-    elif tree:
+    if tree and output is Format.TABLE:
         print_view(heading(view))
         print_view(plan_tree(state))
-    elif sys.stdout.isatty() or not view.text.strip():
-        print_view(document_text(view))
     else:
-        sys.stdout.write(view.text)
+        print_document(view, output)
 
 
 @app.command()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
-from cli.render import ago, columns, plain, state_text
+from cli.output import Format, print_json
+from cli.render import ago, columns, plain, print_view, state_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +22,17 @@ _DEPTH = 12
 _PREVIEW = 160
 
 
-def document_text(view: DocumentView) -> RenderableType:
+def print_document(view: DocumentView, output: Format) -> None:
+    """Print a document: as JSON, for a terminal with what is said about it, or else as it was written."""
+    if output is Format.JSON:
+        print_json(view)
+    elif sys.stdout.isatty() or not view.text.strip():
+        print_view(_document_text(view))
+    else:
+        sys.stdout.write(view.text)
+
+
+def _document_text(view: DocumentView) -> RenderableType:
     """Return a document with its lines numbered and the open threads where they are."""
     from rich.console import Group
     from rich.text import Text

@@ -1,13 +1,12 @@
 """`podctl spec …`: what is wanted of a task, in markdown."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.options import AsOption, TaskArgument
-from cli.output import Format, OutputOption, print_json
+from cli.output import Format, OutputOption
 from cli.task_commands import read_task, tell
 
 if TYPE_CHECKING:
@@ -32,17 +31,10 @@ def register(parent: typer.Typer) -> None:
 @app.command()
 def show(task: TaskArgument, *, output: OutputOption = Format.TABLE) -> None:
     """Show the spec: on a terminal with numbered lines and the open review threads, in a pipe as it was written."""
-    from cli.render import print_view
-    from cli.render_documents import document_text
+    from cli.render_documents import print_document
     from podctl.documents import document_view
 
-    view = document_view(read_task(task), "spec")
-    if output is Format.JSON:
-        print_json(view)
-    elif sys.stdout.isatty() or not view.text.strip():
-        print_view(document_text(view))
-    else:
-        sys.stdout.write(view.text)
+    print_document(document_view(read_task(task), "spec"), output)
 
 
 @app.command()
