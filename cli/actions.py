@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import AsOption, TaskArgument
+from cli.options import AsOption, ProgramPodOption, ProgramServerOption, ProgramTimeoutOption, TaskArgument
 from cli.output import Format, OutputOption, print_json, print_table
 from cli.task_commands import read_task, tell
 
@@ -63,21 +63,17 @@ def request(  # noqa: PLR0913  # a command has as many parameters as options
         str | None,
         typer.Option("--json", metavar="JSON", help="Another action, as podctl explain request_action says."),
     ] = None,
-    pod: Annotated[str | None, typer.Option(metavar="POD", help="The GPU pod the program runs on.")] = None,
-    server: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The plan's model server that the program is given.")
-    ] = None,
-    timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="The program is stopped after that long.")
-    ] = None,
+    pod: ProgramPodOption = None,
+    server: ProgramServerOption = None,
+    timeout: ProgramTimeoutOption = None,
     reason: Annotated[str, typer.Option(help="Why; who grants it reads this.")] = "",
     by: AsOption = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Propose an action: a program that runs once on a GPU pod, or one given as JSON. A person is asked."""
-    from domain.task.models import CommandExecutor, RunAction
+    from domain.task.models import RunAction
     from podctl.actions import read_action
-    from podctl.typed import typed
+    from podctl.typed import typed, typed_executor
 
     if (text is None) == (not program):
         raise typer.BadParameter("give either a program, after --, or an action with --json")
@@ -86,8 +82,8 @@ def request(  # noqa: PLR0913  # a command has as many parameters as options
             raise typer.BadParameter("--pod, --server and --timeout are for a program; the JSON says it all")
         propose(task, read_action(text), reason, by, output)
         return
-    given = {"argv": tuple(program or ()), "pod": pod, "server": server, "timeout_seconds": timeout}
-    propose(task, RunAction(executor=typed(CommandExecutor, given)), reason, by, output)
+    executor = typed_executor(program or (), pod=pod, server=server, timeout_seconds=timeout)
+    propose(task, typed(RunAction, {"executor": executor}), reason, by, output)
 
 
 @app.command()

@@ -14,3 +14,10 @@ PodOption = Annotated[
     str | None,
     typer.Option("--pod", metavar="POD", autocompletion=complete_pod, help="The GPU pod; else the active one."),
 ]
+ProgramPodOption = Annotated[str | None, typer.Option("--pod", metavar="POD", help="The GPU pod the program runs on.")]
+ProgramServerOption = Annotated[
+    str | None, typer.Option("--server", metavar="NAME", help="The plan's model server that the program is given.")
+]
+ProgramTimeoutOption = Annotated[
+    float | None, typer.Option("--timeout", metavar="SECONDS", help="The program is stopped after that long.")
+]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import AsOption, TaskArgument
+from cli.options import AsOption, ProgramPodOption, ProgramServerOption, ProgramTimeoutOption, TaskArgument
 from cli.output import Format, OutputOption, print_json, print_table
 from cli.task_commands import read_task, tell
 
@@ -15,13 +15,6 @@ WorkstreamArgument = Annotated[str, typer.Argument(metavar="WORKSTREAM", help="T
 ProgramArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="-- PROGRAM…", help="What runs, with its arguments; without it somebody outside does it."),
-]
-ProgramPodOption = Annotated[str | None, typer.Option("--pod", metavar="POD", help="The GPU pod the program runs on.")]
-ProgramServerOption = Annotated[
-    str | None, typer.Option("--server", metavar="NAME", help="The plan's model server that the program is given.")
-]
-ProgramTimeoutOption = Annotated[
-    float | None, typer.Option("--timeout", metavar="SECONDS", help="The program is stopped after that long.")
 ]
 
 
