@@ -14,7 +14,7 @@ import uuid
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import JsonValue
 from temporalio.api.enums.v1 import PendingActivityState
@@ -53,6 +53,8 @@ from workflows.task_queues import DEFAULT_TASK_QUEUE
 
 if TYPE_CHECKING:
     from podctl.events import Log
+
+S = TypeVar("S", bound=EntityState)
 
 #: Seconds that a command waits for a worker to process it.
 ANSWER_TIMEOUT = 5.0
@@ -145,19 +147,14 @@ class PodctlClient:
             state = await read_state(self.temporal, task_workflow_id(task_id))
         except RPCError as error:
             raise await self._not_found(error, f"task {task_id!r}", names.TASK_POD, TASK_WORKFLOW_PREFIX) from error
-        if not isinstance(state, TaskState):
-            raise TypeError(type(state).__name__)
-        return state
+        return _of_kind(state, TaskState)
 
     async def ask_task(self, task_id: str) -> TaskState:
         """Return a task's state as ``task`` does, but ask a worker that has just shown that it is there.
 
         For who follows a task: replaying a long history at each change would take longer.
         """
-        state = await self._state(task_workflow_id(task_id), TaskState, f"task {task_id!r}")
-        if not isinstance(state, TaskState):
-            raise TypeError(type(state).__name__)
-        return state
+        return await self._state(task_workflow_id(task_id), TaskState, f"task {task_id!r}")
 
     async def tasks(
         self, *, phase: str | None = None, needs_approval: bool = False, running: bool = False, limit: int = 1_000
@@ -223,10 +220,7 @@ class PodctlClient:
 
     async def pod(self, name: str) -> GpuPodState:
         """Return a GPU pod's state. Raises ``NotFound``. Works without a worker, from the history."""
-        state = await self._state(gpu_pod_workflow_id(name), GpuPodState, f"GPU pod {name!r}")
-        if not isinstance(state, GpuPodState):
-            raise TypeError(type(state).__name__)
-        return state
+        return await self._state(gpu_pod_workflow_id(name), GpuPodState, f"GPU pod {name!r}")
 
     async def pods(self, limit: int = 1_000) -> list[Summary]:
         """Return the GPU pods that the server lists. Needs no worker."""
@@ -355,22 +349,21 @@ class PodctlClient:
         except WorkflowAlreadyStartedError as error:
             raise AlreadyExists(exists) from error
 
-    async def _state(self, workflow_id: str, kind: type[EntityState], what: str) -> EntityState:
+    async def _state(self, workflow_id: str, kind: type[S], what: str) -> S:
         handle = self.temporal.get_workflow_handle(workflow_id)
+        state: EntityState
         try:
-            state: EntityState = await handle.query(
-                names.STATE, result_type=kind, rpc_timeout=timedelta(seconds=ANSWER_TIMEOUT / 2)
-            )
-            return state
+            state = await handle.query(names.STATE, result_type=kind, rpc_timeout=timedelta(seconds=ANSWER_TIMEOUT / 2))
         except WorkflowQueryFailedError:
-            return (await self.log(workflow_id)).state
+            state = (await self.log(workflow_id)).state
         except RPCError as error:
             if error.status == RPCStatusCode.NOT_FOUND:
                 workflow = names.TASK_POD if kind is TaskState else names.GPU_POD
                 prefix = TASK_WORKFLOW_PREFIX if kind is TaskState else GPU_POD_WORKFLOW_PREFIX
                 raise await self._not_found(error, what, workflow, prefix) from error
             # No worker answers: what the history says is the same state.
-            return (await self.log(workflow_id)).state
+            state = (await self.log(workflow_id)).state
+        return _of_kind(state, kind)
 
     async def _execute(self, workflow_id: str, envelope: TaskEnvelope | GpuEnvelope, what: str) -> Outcome:
         handle: WorkflowHandle[Any, Any] = self.temporal.get_workflow_handle(workflow_id)
@@ -461,6 +454,13 @@ class PodctlClient:
         known = sorted({summary.name for summary in await self._list(workflow, prefix, "", 200)})
         there = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
         return NotFound(f"there is no {what}; there are: {there}" if known else f"there is no {what}, and none at all")
+
+
+def _of_kind(state: EntityState, kind: type[S]) -> S:
+    """Return ``state``, which the workflow's id promises to be of ``kind``."""
+    if not isinstance(state, kind):
+        raise TypeError(type(state).__name__)
+    return state
 
 
 def _has_ended(error: RPCError) -> bool:
