@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import pytest
 from pydantic import JsonValue
 from temporalio.client import Client
 
@@ -29,7 +30,7 @@ from domain.task.models import TaskInput, TaskState
 from domain.task.plan_file import read_plan
 from podctl.client import PodctlClient, new_command_id
 from podctl.processes import ProcessIdentity, start_detached
-from simulator.api import Process, SimulatedMachine
+from simulator.api import MachineConfig, Process, SimulatedMachine, simulate
 
 T = TypeVar("T")
 
@@ -39,6 +40,8 @@ _REPOSITORY = Path(__file__).parents[2]
 #: a dead worker's activities are handed on after 12 s, its workflow tasks after 10 s.
 PATIENCE = 120.0
 MODEL = "org/tiny"
+#: What a program begins with that writes one line for each of its starts, and goes on when it is let go.
+WAITING_PROGRAM = 'echo started >> "$HOME/starts"; while [ ! -e "$HOME/go" ]; do sleep 0.05; done'
 #: Written to a vLLM's log once by each process that starts as one.
 _SERVER_BANNER = "vLLM API server version"
 
@@ -272,11 +275,36 @@ class Site:
             stories = [await self.story(task_workflow_id(task_id)), await self.story(self.pod_workflow)]
             raise AssertionError("\n".join([str(error), *stories])) from None
 
+    # -- the program of a task -----------------------------------------------------------------------------------
+
+    @property
+    def program_starts(self) -> int:
+        """How often ``WAITING_PROGRAM`` was started."""
+        file = self.home / "starts"
+        return file.read_text().count("started") if file.exists() else 0
+
+    async def program_started(self) -> None:
+        """Wait until ``WAITING_PROGRAM`` was started."""
+
+        async def started() -> bool:
+            return self.program_starts > 0
+
+        await eventually(started, "the program runs")
+
+    def let_program_go(self) -> None:
+        """Let ``WAITING_PROGRAM`` go on, and each that is started from now on."""
+        (self.home / "go").touch()
+
     # -- evidence on the machine ---------------------------------------------------------------------------------
+
+    @property
+    def home(self) -> Path:
+        """The home folder of the machine's user."""
+        return self.machine.folder / "home"
 
     def launch_folder(self, launch_id: str) -> Path:
         """Return where the podlet keeps a launch."""
-        return self.machine.folder / "home" / ".podctl" / "launches" / launch_id
+        return self.home / ".podctl" / "launches" / launch_id
 
     def launches(self, owner: str, name: str) -> list[str]:
         """Return the counters of all launches of ``owner/name`` that the machine has ever seen."""
@@ -353,6 +381,45 @@ async def site(temporal: Client, machine: SimulatedMachine, folder: Path) -> Asy
         yield made
     finally:
         made.end_workers()
+
+
+@contextlib.asynccontextmanager
+async def stories(
+    request: pytest.FixtureRequest,
+    temporal: Client,
+    folders: pytest.TempPathFactory,
+    tell: Callable[[Site, str], Awaitable[None]],
+    *,
+    prefix: str = "",
+    at_once: int,
+) -> AsyncIterator[Mapping[str, asyncio.Task[None]]]:
+    """Tell the stories that this run's tests wait for, by their parameter ``point``: each on a machine of its own.
+
+    For a fixture of a module: its ``request`` says which tests these are. A machine is called as the point, after
+    ``prefix``. Up to ``at_once`` stories are under way at a time, so that together they take less.
+    """
+    chosen = [
+        str(item.callspec.params["point"])
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.path == request.path and request.fixturename in item.fixturenames
+    ]
+    few = asyncio.Semaphore(at_once)
+
+    async def story(point: str, machine: SimulatedMachine) -> None:
+        async with few, site(temporal, machine, folders.mktemp(point)) as made:
+            await tell(made, point)
+
+    configs = [MachineConfig(name=f"{prefix}{point}") for point in chosen]
+    async with simulate(folders.mktemp("machines"), configs) as machines:
+        tasks = {
+            point: asyncio.create_task(story(point, machine)) for point, machine in zip(chosen, machines, strict=True)
+        }
+        try:
+            yield tasks
+        finally:
+            for task in tasks.values():
+                task.cancel()
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
 
 
 def count(events: tuple[Event, ...], **payload: object) -> Mapping[str, int]:

@@ -1,7 +1,7 @@
 """A granted action's program runs once, wherever the worker is killed between the grant and its end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +13,12 @@ from domain.ids import task_workflow_id
 from domain.task.commands import CancelTask, GrantAction, RequestAction
 from domain.task.models import ActionApproval, CommandExecutor, RunAction
 from podctl.client import Refused
-from simulator.api import MachineConfig, SimulatedMachine, simulate
-from tests.chaos.support import Hook, Site, count, eventually, site
+from simulator.api import MachineConfig, simulate
+from tests.chaos.support import WAITING_PROGRAM, Hook, Site, count, site, stories
 
 #: Stories told at the same time: each mostly waits for a dead worker to be noticed.
 CONCURRENT = 3
-#: One line for each start of the program, which ends when it is let go.
-PROGRAM = 'echo started >> "$HOME/starts"; while [ ! -e "$HOME/go" ]; do sleep 0.05; done; echo deployed'
+PROGRAM = f"{WAITING_PROGRAM}; echo deployed"
 PLAN = "workstreams: [{id: docs, title: Docs, executor: signal}]"
 ACTION = "action-1"
 
@@ -34,16 +33,6 @@ class Told:
     @property
     def workflow_id(self) -> str:
         return task_workflow_id(self.task_id)
-
-    @property
-    def starts(self) -> int:
-        """How often the action's program was started."""
-        file = self.site.machine.folder / "home" / "starts"
-        return file.read_text().count("started") if file.exists() else 0
-
-    def let_go(self) -> None:
-        """Let the program end."""
-        (self.site.machine.folder / "home" / "go").touch()
 
     async def propose(self, program: str = PROGRAM) -> None:
         await self.site.create_task(self.task_id, PLAN)
@@ -70,7 +59,7 @@ class Told:
 
 async def before_the_grant(told: Told) -> None:
     """Two people say yes while nobody works."""
-    told.let_go()
+    told.site.let_program_go()
     told.site.workers[-1].kill()
     handle = told.site.temporal.get_workflow_handle(told.workflow_id)
     for name in ("carol", "dave"):
@@ -84,31 +73,27 @@ async def before_the_grant(told: Told) -> None:
 
 async def between_grant_and_run(told: Told) -> None:
     """Whoever takes in the grant carries out nothing of it."""
-    told.let_go()
+    told.site.let_program_go()
     told.site.workers[-1].kill()
     async with Worker(told.site.temporal, task_queue=told.site.task_queue):
         await told.grant()
         await told.action("granted")
-    assert told.starts == 0
+    assert told.site.program_starts == 0
     told.site.start_worker()
 
 
 async def while_it_runs(told: Told) -> None:
     await told.grant()
-
-    async def started() -> bool:
-        return told.starts > 0
-
-    await eventually(started, "the program runs")
+    await told.site.program_started()
     await told.lose_worker()
-    told.let_go()
+    told.site.let_program_go()
 
 
 def at_hook(point: str) -> Callable[[Told], Awaitable[None]]:
     """Have the run stop at a point on the machine until another worker has taken it up."""
 
     async def lose(told: Told) -> None:
-        told.let_go()
+        told.site.let_program_go()
         hook = Hook(told.site.machine, point).set()
         await told.grant()
         await hook.reached()
@@ -122,7 +107,7 @@ def at_hook_alone(point: str) -> Callable[[Told], Awaitable[None]]:
     """Have the run stop at a point on the machine, and go on while there is no worker."""
 
     async def lose(told: Told) -> None:
-        told.let_go()
+        told.site.let_program_go()
         hook = Hook(told.site.machine, point).set()
         await told.grant()
         await hook.reached()
@@ -145,46 +130,24 @@ POINTS: dict[str, Callable[[Told], Awaitable[None]]] = {
 
 
 @pytest.fixture(scope="module")
-async def machines(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[dict[str, SimulatedMachine]]:
-    """A machine for each of the points that were chosen for this run."""
-    chosen = [
-        item.callspec.params["point"]
-        for item in request.session.items
-        if isinstance(item, pytest.Function)
-        and item.path == request.path
-        and item.originalname == test_a_granted_program_runs_once.__name__
-    ]
-    configs = [MachineConfig(name=f"acting-{name}") for name in chosen]
-    async with simulate(tmp_path_factory.mktemp("actions"), configs) as made:
-        yield {str(name): machine for name, machine in zip(chosen, made, strict=True)}
-
-
-@pytest.fixture(scope="module")
-async def stories(
-    client: Client, machines: dict[str, SimulatedMachine], tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[dict[str, asyncio.Task[None]]]:
+async def told_stories(
+    request: pytest.FixtureRequest, client: Client, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Mapping[str, asyncio.Task[None]]]:
     """All chosen stories, under way: each test waits for its own."""
-    few = asyncio.Semaphore(CONCURRENT)
 
-    async def story(name: str) -> None:
-        async with few, site(client, machines[name], tmp_path_factory.mktemp(name)) as made:
-            told = Told(made, f"acting-{name}")
-            await told.propose()
-            await POINTS[name](told)
-            await _assert_done_once(told)
+    async def tell(made: Site, point: str) -> None:
+        told = Told(made, made.pod_name)
+        await told.propose()
+        await POINTS[point](told)
+        await _assert_done_once(told)
 
-    tasks = {name: asyncio.create_task(story(name)) for name in machines}
-    yield tasks
-    for task in tasks.values():
-        task.cancel()
-    await asyncio.gather(*tasks.values(), return_exceptions=True)
+    async with stories(request, client, tmp_path_factory, tell, prefix="acting-", at_once=CONCURRENT) as under_way:
+        yield under_way
 
 
 @pytest.mark.parametrize("point", POINTS)
-async def test_a_granted_program_runs_once(point: str, stories: dict[str, asyncio.Task[None]]) -> None:
-    await stories[point]
+async def test_a_granted_program_runs_once(point: str, told_stories: Mapping[str, asyncio.Task[None]]) -> None:
+    await told_stories[point]
 
 
 async def _assert_done_once(told: Told) -> None:
@@ -192,7 +155,7 @@ async def _assert_done_once(told: Told) -> None:
     assert action.status == "done", await told.site.story(told.workflow_id)
     assert action.result is not None
     assert (action.result.run and action.result.run.exit_code, action.result.text) == (0, "deployed\n")
-    assert told.starts == 1
+    assert told.site.program_starts == 1
     assert told.site.launches(told.task_id, f"_{ACTION}") == ["1"]
     happened = count(await told.site.events(told.workflow_id))
     once = ("action_approval_requested", "action_approval_granted", "action_approval_completed", "approval_given")
@@ -214,11 +177,7 @@ async def test_what_a_cancelled_task_runs_is_stopped_once_the_worker_is_back(
         # Else no stop would come as far as KILL.
         await told.propose(f"trap '' TERM; {PROGRAM}" if point == "stop.before-kill" else PROGRAM)
         await told.grant()
-
-        async def started() -> bool:
-            return told.starts > 0
-
-        await eventually(started, "the program runs")
+        await made.program_started()
         hook = Hook(machine, point).set()
         await made.client.execute_task(told.task_id, CancelTask(reason="enough"), by="ann")
         await hook.reached()
@@ -229,5 +188,5 @@ async def test_what_a_cancelled_task_runs_is_stopped_once_the_worker_is_back(
         state = await made.task(told.task_id, lambda task: not task.stopping_runs, "has stopped what it ran")
         assert state.actions[ACTION].status == "interrupted"
         assert "enough" in state.cancel_reason
-        assert told.starts == 1
+        assert made.program_starts == 1
         await made.assert_nothing_left()

@@ -10,11 +10,11 @@ from domain.gpu.commands import SetAddress
 from domain.gpu.ssh_target import parse_ssh
 from domain.ids import task_workflow_id
 from simulator.api import Gpu, MachineConfig, simulate
-from tests.chaos.support import MODEL, Site, count, eventually, site
+from tests.chaos.support import MODEL, WAITING_PROGRAM, Site, count, eventually, site
 
 #: Seconds that the machine is cut off.
 OUTAGE = 60.0
-PROGRAM = 'echo started >> "$HOME/starts"; while [ ! -e "$HOME/go" ]; do sleep 0.05; done; echo "$OPENAI_MODEL"'
+PROGRAM = f'{WAITING_PROGRAM}; echo "$OPENAI_MODEL"'
 SERVED_PLAN = """
 model_servers: [{{name: coder, model: {model}, pod: {pod}}}]
 workstreams:
@@ -28,24 +28,6 @@ workstreams:
     title: Work
     executor: {{type: command, argv: [sh, -c, '{program}'], pod: {pod}}}
 """
-
-
-def starts(made: Site) -> int:
-    """Return how often the program of the plans was started."""
-    file = made.machine.folder / "home" / "starts"
-    return file.read_text().count("started") if file.exists() else 0
-
-
-def let_go(made: Site) -> None:
-    """Let the program of the plans end."""
-    (made.machine.folder / "home" / "go").touch()
-
-
-async def has_started(made: Site) -> None:
-    async def started() -> bool:
-        return starts(made) > 0
-
-    await eventually(started, "the program runs")
 
 
 async def identities(made: Site) -> set[tuple[int, int]]:
@@ -79,7 +61,7 @@ async def test_outage_leaves_servers_and_runs_alone_and_a_stop_is_carried_out_on
         await made.start_server("coder")
         coder = await made.server("coder", "ready")
         await run_task(made, task_id, SERVED_PLAN)
-        await has_started(made)
+        await made.program_started()
         before = await identities(made)
 
         clock = asyncio.get_running_loop()
@@ -87,7 +69,7 @@ async def test_outage_leaves_servers_and_runs_alone_and_a_stop_is_carried_out_on
         await machine.unreachable(OUTAGE)
         await made.server("coder", "unreachable")
         await made.stop_server("leaving")
-        let_go(made)
+        made.let_program_go()
         assert await identities(made) == before
         leaving = await made.server("leaving", "unreachable")
         assert leaving.stop is not None
@@ -115,7 +97,7 @@ async def test_outage_leaves_servers_and_runs_alone_and_a_stop_is_carried_out_on
         coders = count(happened, server="coder")
         assert (coders["server_launching"], coders["server_ready"], coders["server_failed"]) == (1, 1, 0)
         work = count(await made.events(task_workflow_id(task_id)))
-        assert (starts(made), work["workstream_started"], work["workstream_completed"]) == (1, 1, 1)
+        assert (made.program_starts, work["workstream_started"], work["workstream_completed"]) == (1, 1, 1)
 
 
 async def test_dropped_connections_are_no_event(client: Client, unique: Callable[[str], str], tmp_path: Path) -> None:
@@ -173,7 +155,7 @@ async def test_reboot_ends_servers_and_interrupts_runs_and_nothing_is_repeated_u
         await made.start_server("coder")
         first = await made.server("coder", "ready")
         await run_task(made, task_id, PLAIN_PLAN)
-        await has_started(made)
+        await made.program_started()
         await machine.reboot()
 
         failed = await made.server("coder", "failed")
@@ -184,15 +166,15 @@ async def test_reboot_ends_servers_and_interrupts_runs_and_nothing_is_repeated_u
         asking = await made.task(
             task_id, lambda task: task.workstreams["work"].status == "failed", "the run is interrupted"
         )
-        assert starts(made) == 1
+        assert made.program_starts == 1
         assert made.launches(made.pod_name, "coder") == ["1"]
         assert count(await made.events(task_workflow_id(task_id)))["workstream_interrupted"] == 1
 
-        let_go(made)
+        made.let_program_go()
         [question] = asking.open_approvals()
         await made.signal(task_id, "approve", message_id=question.message_id, choice="retry")
         await made.task(task_id, lambda task: task.phase == "review", "is in review")
-        assert starts(made) == 2
+        assert made.program_starts == 2
         await made.start_server("coder")
         again = await made.server("coder", "ready")
         assert (first.launch_id, again.launch_id) == (f"{made.pod_name}/coder/1", f"{made.pod_name}/coder/2")

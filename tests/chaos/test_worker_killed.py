@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -11,13 +10,11 @@ from temporalio.client import Client
 
 from domain.ids import task_workflow_id
 from domain.task.models import TaskState
-from simulator.api import MachineConfig, SimulatedMachine, simulate
-from tests.chaos.support import MODEL, Hook, Site, count, eventually, site
+from tests.chaos.support import MODEL, WAITING_PROGRAM, Hook, Site, count, stories
 
 #: Stories told at the same time: each mostly waits for a dead worker to be noticed.
 CONCURRENT = 5
-#: One line for each start of the program, which ends when it is let go.
-PROGRAM = 'echo started >> "$HOME/starts"; while [ ! -e "$HOME/go" ]; do sleep 0.05; done; echo "$OPENAI_MODEL"'
+PROGRAM = f'{WAITING_PROGRAM}; echo "$OPENAI_MODEL"'
 PLAN = """
 model_servers:
   - {{name: coder, model: {model}, pod: {pod}}}
@@ -34,20 +31,6 @@ class Told:
 
     site: Site
     task_id: str
-
-    @property
-    def home(self) -> Path:
-        return self.site.machine.folder / "home"
-
-    @property
-    def starts(self) -> int:
-        """How often the task's program was started."""
-        file = self.home / "starts"
-        return file.read_text().count("started") if file.exists() else 0
-
-    def let_go(self) -> None:
-        """Let the program end."""
-        (self.home / "go").touch()
 
 
 @dataclass(frozen=True)
@@ -105,7 +88,7 @@ def at_hook_alone(point: str) -> Point:
 def _hooked(point: str, lose: Callable[[Told], Awaitable[None]], suffix: str = "") -> Point:
     async def before(told: Told) -> None:
         Hook(told.site.machine, point).set()
-        told.let_go()
+        told.site.let_program_go()
 
     # Else no stop would come as far as KILL.
     settings = {"hang_on_term": "always"} if point == "stop.before-kill" else {}
@@ -113,18 +96,15 @@ def _hooked(point: str, lose: Callable[[Told], Awaitable[None]], suffix: str = "
 
 
 async def lose_while_command_runs(told: Told) -> None:
-    async def started() -> bool:
-        return told.starts > 0
-
-    await eventually(started, "the program runs")
+    await told.site.program_started()
     told.site.workers[-1].kill()
     worker = told.site.start_worker()
     await told.site.held_by(task_workflow_id(told.task_id), "run_command", worker)
-    told.let_go()
+    told.site.let_program_go()
 
 
 async def fill_the_machine(told: Told) -> None:
-    told.let_go()
+    told.site.let_program_go()
     await told.site.start_server("first")
     await told.site.server("first", "ready")
 
@@ -160,43 +140,23 @@ POINTS = {
 
 
 @pytest.fixture(scope="module")
-async def machines(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[dict[str, SimulatedMachine]]:
-    """A machine for each of the points that were chosen for this run."""
-    chosen = [
-        item.callspec.params["point"]
-        for item in request.session.items
-        if isinstance(item, pytest.Function) and item.path == request.path and "point" in item.callspec.params
-    ]
-    folder = tmp_path_factory.mktemp("killed")
-    async with simulate(folder, [MachineConfig(name=name) for name in chosen]) as made:
-        yield {machine.name: machine for machine in made}
-
-
-@pytest.fixture(scope="module")
-async def stories(
-    client: Client, machines: dict[str, SimulatedMachine], tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[dict[str, asyncio.Task[None]]]:
+async def told_stories(
+    request: pytest.FixtureRequest, client: Client, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Mapping[str, asyncio.Task[None]]]:
     """All chosen stories, under way: each test waits for its own."""
-    few = asyncio.Semaphore(CONCURRENT)
 
-    async def story(name: str) -> None:
-        async with few, site(client, machines[name], tmp_path_factory.mktemp(name)) as made:
-            await _tell(Told(made, f"task-{name}"), POINTS[name])
+    async def tell(made: Site, point: str) -> None:
+        await _tell(Told(made, f"task-{point}"), POINTS[point])
 
-    tasks = {name: asyncio.create_task(story(name)) for name in machines}
-    yield tasks
-    for task in tasks.values():
-        task.cancel()
-    await asyncio.gather(*tasks.values(), return_exceptions=True)
+    async with stories(request, client, tmp_path_factory, tell, at_once=CONCURRENT) as under_way:
+        yield under_way
 
 
 @pytest.mark.parametrize("point", POINTS)
 async def test_killed_worker_is_replaced_and_nothing_happens_twice(
-    point: str, stories: dict[str, asyncio.Task[None]]
+    point: str, told_stories: Mapping[str, asyncio.Task[None]]
 ) -> None:
-    await stories[point]
+    await told_stories[point]
 
 
 async def _tell(told: Told, point: Point) -> None:
@@ -220,7 +180,7 @@ async def _tell(told: Told, point: Point) -> None:
 
 def _assert_done_once(told: Told, finished: TaskState) -> None:
     made = told.site
-    assert told.starts == 1
+    assert made.program_starts == 1
     assert made.launches(told.task_id, "work") == ["1"]
     result = finished.workstreams["work"].result
     assert result is not None
