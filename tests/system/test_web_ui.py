@@ -7,7 +7,7 @@ import pytest
 
 from podctl.embedded import status, up
 from tests.system.web_ui import Page, Site, quiet, temporal_signal
-from tests.workflow.support import Task, Tasks, history_types, pod_input
+from tests.workflow.support import Task, Tasks, failed_workflow_tasks, pod_input
 
 PLAN = """
 workstreams:
@@ -111,7 +111,7 @@ async def test_malformed_signals_of_the_temporal_cli_are_shown_as_refused_and_th
         await temporal_signal(site, task, "workstream-result", "--input", result)
     await temporal_signal(site, task, "approve-review", *YES)
     await page.task_shows(task, "user-metadata", "COMPLETED", "completed · 2 of 2 workstreams done", *told)
-    assert (await history_types(site.podctl.temporal, task.workflow_id))["WORKFLOW_TASK_FAILED"] == 0
+    assert not await failed_workflow_tasks(site.podctl.temporal, task.workflow_id)
 
 
 async def test_without_a_worker_it_still_shows_the_phase_and_what_is_sent_then_is_not_lost(

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import JsonValue
 from temporalio.api.common.v1 import Payload
-from temporalio.api.enums.v1 import EventType
+from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import RawValue
 
@@ -192,6 +192,31 @@ async def history_types(client: Client, workflow_id: str, run_id: str | None = N
     """Return how often each type of history event stands in a run."""
     history = await client.get_workflow_handle(workflow_id, run_id=run_id).fetch_history()
     return Counter(EventType.Name(event.event_type).removeprefix("EVENT_TYPE_") for event in history.events)
+
+
+#: Why the server itself gives a workflow task up that a worker is busy with: more than 2 MB, or 100 events, came in
+#: meanwhile, or something came in that the end of a run would have passed over. It then gives it out anew.
+_SERVERS_OWN = frozenset(
+    {
+        WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_FORCE_CLOSE_COMMAND,
+        WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND,
+    }
+)
+
+
+async def failed_workflow_tasks(client: Client, workflow_id: str) -> list[str]:
+    """Return why workflow tasks of the newest run failed, but for what the server does of its own accord."""
+    history = await client.get_workflow_handle(workflow_id).fetch_history()
+    failed = [
+        event.workflow_task_failed_event_attributes
+        for event in history.events
+        if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED
+    ]
+    return [
+        f"{WorkflowTaskFailedCause.Name(one.cause)}: {one.failure.message}"
+        for one in failed
+        if one.cause not in _SERVERS_OWN
+    ]
 
 
 def raw(data: bytes, encoding: str = "json/plain", metadata: Mapping[str, bytes] | None = None) -> RawValue:

@@ -24,7 +24,7 @@ from tests.workflow.support import (
     Task,
     Tasks,
     eventually,
-    history_types,
+    failed_workflow_tasks,
     pod_input,
     raw,
     register,
@@ -316,7 +316,7 @@ async def test_strangers_signals_and_cancellations_change_nothing(pod: Simulated
     state = await pod.until(lambda s: len(s.refusals) == 2, "both signals are refused")
     assert {refusal.code for refusal in state.refusals} == {"unknown_signal", "wrong_payload"}
     await pod.until(lambda s: s.reachable, "it goes on")
-    assert (await history_types(pod.podctl.temporal, pod.workflow_id))["WORKFLOW_TASK_FAILED"] == 0
+    assert not await failed_workflow_tasks(pod.podctl.temporal, pod.workflow_id)
 
 
 async def test_a_removed_pod_ends_and_its_name_is_free_again(pod: SimulatedPod, podctl: PodctlClient) -> None:

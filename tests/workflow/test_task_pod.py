@@ -15,7 +15,16 @@ from domain.task.commands import CancelTask, PostMessage, UpdatePlan, UpdateSpec
 from domain.task.models import GateMode, Gates, PlanDraft, TaskConfig, TaskInput
 from domain.task.plan_file import read_plan
 from podctl.client import AlreadyExists, NotFound, PodctlClient, Refused, new_command_id
-from tests.workflow.support import MODEL, SimulatedPod, Task, Tasks, eventually, history_types, raw
+from tests.workflow.support import (
+    MODEL,
+    SimulatedPod,
+    Task,
+    Tasks,
+    eventually,
+    failed_workflow_tasks,
+    history_types,
+    raw,
+)
 from workflows import names
 
 BY_SIGNAL = """
@@ -57,7 +66,7 @@ async def settles(task: Task, workstream: str, status: str) -> None:
 
 
 async def no_workflow_task_failed(task: Task) -> None:
-    assert (await history_types(task.podctl.temporal, task.workflow_id))["WORKFLOW_TASK_FAILED"] == 0
+    assert not await failed_workflow_tasks(task.podctl.temporal, task.workflow_id)
 
 
 # -- from wish to completed ---------------------------------------------------------------------------------------
@@ -510,7 +519,7 @@ async def test_a_start_that_podctl_would_not_make_ends_with_the_reason(
         await handle.result()
     assert isinstance(failed.value.cause, ApplicationError)
     assert failed.value.cause.type == "bad_start"
-    assert (await history_types(podctl.temporal, handle.id))["WORKFLOW_TASK_FAILED"] == 0
+    assert not await failed_workflow_tasks(podctl.temporal, handle.id)
 
 
 # -- the client ---------------------------------------------------------------------------------------------------
