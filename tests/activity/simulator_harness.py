@@ -18,12 +18,12 @@ from simulator.api import SimulatedMachine
 
 T = TypeVar("T")
 
-PATIENCE = 20.0  # seconds until a condition that does not come is a failure
+PATIENCE = 60.0  # seconds until a condition that does not come is a failure
 MODEL = "org/tiny"
 PORT = 8001
 
 
-async def eventually(ask: Callable[[], Awaitable[T]], what: str) -> T:
+async def eventually(ask: Callable[[], Awaitable[T | None]], what: str) -> T:
     """Return the first true answer of ``ask``; fails after PATIENCE seconds."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:

@@ -142,9 +142,14 @@ async def test_everything_ends_though_the_machine_process_itself_was_killed(tmp_
     async with simulate(tmp_path, [MachineConfig(name="one")]) as [machine]:
         await shell(machine, _DETACH.format(seconds=5000))
         found = await eventually(lambda: _running(machine, "sleep 5000"), "the detached process runs")
-        parent = process_table.read(found[0][0])
-        assert parent is not None
-        os.kill(parent.parent, signal.SIGKILL)
+
+        async def adopted() -> int | None:
+            """Return the machine's process, once what started the program is gone."""
+            stat = process_table.read(found[0][0])
+            assert stat is not None
+            return stat.parent if "simulator.host" in process_table.arguments(stat.parent) else None
+
+        os.kill(await eventually(adopted, "the machine has adopted it"), signal.SIGKILL)
     assert not any(process_table.is_alive(*identity) for identity in found)
     with pytest.raises(SimulationError, match="no machine is being simulated"):
         await machine.processes()

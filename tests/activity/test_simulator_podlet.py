@@ -134,14 +134,25 @@ async def test_a_stopped_engine_is_found_behind_a_good_health(machine: Simulated
 
 
 async def test_an_engines_death_is_told_before_its_server_ends(machine: SimulatedMachine) -> None:
-    # Sooner than health is asked for when nothing happens.
+    # Sooner than health is asked for when nothing happens: two seconds after it was asked for the last time.
+    log = machine.folder / "home/.podctl/launches/pod/dies/1/output.log"
     async with (
-        _served(machine, "pod/dies/1", load_seconds=0.2, seconds_from_engine_death_to_exit=0.5),
+        _served(machine, "pod/dies/1", load_seconds=0.2, seconds_from_engine_death_to_exit=1.5),
         _watched(machine, "pod/dies/1") as told,
     ):
         await _first(told, readiness="ready", healthy=True)
+        before = _health_requests(log)
+
+        async def asked() -> bool:
+            return _health_requests(log) > before
+
+        await eventually(asked, "its health is asked for")
         await machine.signal_servers("engine", signal.SIGKILL)
         await _first(told, healthy=False, unhealthy_reason="/health answered 503", exit=None)
+
+
+def _health_requests(log: Path) -> int:
+    return log.read_text().count("GET /health")
 
 
 async def test_a_load_that_stalls_falls_silent_though_its_log_grows(machine: SimulatedMachine) -> None:

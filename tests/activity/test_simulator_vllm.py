@@ -13,6 +13,7 @@ from simulator import process_table
 from simulator.api import Gpu, MachineConfig, Settings, SimulatedMachine, simulate
 from tests.activity.simulator_harness import (
     MODEL,
+    PATIENCE,
     PORT,
     ModelServer,
     ask,
@@ -143,7 +144,7 @@ async def test_unknown_paths_and_methods(server: ModelServer) -> None:
 
 async def _events(machine: SimulatedMachine, path: str, body: dict[str, Any]) -> list[Any]:
     def stream() -> list[Any]:
-        connection = http.client.HTTPConnection(machine.address, PORT, timeout=20)
+        connection = http.client.HTTPConnection(machine.address, PORT, timeout=PATIENCE)
         connection.request("POST", path, json.dumps({"model": MODEL, "stream": True, **body}))
         response = connection.getresponse()
         assert response.headers["content-type"].startswith("text/event-stream")

@@ -75,6 +75,7 @@ async def test_a_killed_root_leaves_engine_worker_memory_and_files(machine: Simu
 async def test_after_a_killed_engine_or_worker_health_is_503_and_the_exit_code_0(
     machine: SimulatedMachine, role: str
 ) -> None:
+    await machine.settings(seconds_from_engine_death_to_exit=3.0)  # time enough to look
     async with served(machine) as server:
         await server.ready()
         await server.kill(role, signal.SIGKILL)
@@ -151,7 +152,7 @@ async def test_the_first_completion_can_kill_what_looked_healthy(machine: Simula
 
 async def test_it_can_crash_by_itself_some_time_after_it_was_ready(machine: SimulatedMachine) -> None:
     async with served(machine, PRETEND_VLLM_CRASH_AFTER_SECONDS="0.2") as server:
-        await server.ready()
+        await server.logged("Application startup complete.")
         assert await server.ended() == 0
         assert "illegal memory access" in server.log
 
@@ -187,7 +188,16 @@ async def test_the_first_term_while_loading_can_be_swallowed(machine: SimulatedM
     hook.touch()
     async with served(machine) as server:
         await server.logged("50% Completed")
+        [root] = await server.pids("api_server")
         await server.kill("api_server", signal.SIGTERM)
+
+        async def taken() -> bool:
+            """Whether the signal has reached it: before it loads on, that is."""
+            status = await asyncio.to_thread(Path(f"/proc/{root}/status").read_text)
+            pending = dict(line.split(":\t", 1) for line in status.splitlines())["ShdPnd"]
+            return not int(pending, 16) & 1 << (signal.SIGTERM - 1)
+
+        await eventually(taken, "it has got the signal")
         hook.unlink()
         await server.ready()
         await server.kill("api_server", signal.SIGTERM)
@@ -241,18 +251,20 @@ async def test_term_can_hang_it_for_good(machine: SimulatedMachine) -> None:
 async def test_a_shutdown_timeout_drains_what_runs_and_refuses_what_comes(machine: SimulatedMachine) -> None:
     async with served(machine, "--shutdown-timeout", "30", PRETEND_VLLM_TOKENS_PER_SECOND="20") as server:
         await server.ready()
-        running = asyncio.create_task(complete(machine, "x", max_tokens=15))
+        running = asyncio.create_task(complete(machine, "x", max_tokens=60, ignore_eos=True))
 
         async def taken() -> bool:
             return await metric(machine, "num_requests_running") == 1
 
         await eventually(taken, "the request runs")
+        await server.kill("engine", signal.SIGSTOP)  # for as long as the looks take
         await server.kill("api_server", signal.SIGTERM)
         await server.logged("Draining")
         assert (await ask(machine, "GET", "/health"))[0] == 200
         assert (await complete(machine, "late"))[0] == 500
+        await server.kill("engine", signal.SIGCONT)
         status, answer = await asyncio.wait_for(running, PATIENCE)
-        assert (status, answer["usage"]["completion_tokens"]) == (200, 15)
+        assert (status, answer["usage"]["completion_tokens"]) == (200, 60)
         assert await server.ended() == 0
 
 
