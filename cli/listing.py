@@ -87,7 +87,7 @@ async def _look(client: "PodctlClient", pods: "Sequence[str]", *, all_pods: bool
 
     async def ask(pod: str) -> "Look | None":
         try:
-            return await asyncio.gather(client.pod(pod), client.pod_beats(pod))
+            return await client.look_at_pod(pod)
         except NotFound:
             if not all_pods:
                 raise

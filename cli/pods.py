@@ -168,10 +168,8 @@ def show(name: PodArgument, *, output: OutputOption = Format.TABLE) -> None:
     from podctl.pod_cache import remember
 
     async def read() -> "tuple[GpuPodState, dict[str, Beat], bool]":
-        import asyncio
-
         client = await open_client()
-        state, beats = await asyncio.gather(client.pod(name), client.pod_beats(name))
+        state, beats = await client.look_at_pod(name)
         return state, beats, state.task_queue is None or bool(await pollers(client.temporal, state.task_queue))
 
     state, beats, served = run_async(read(), when_interrupted=f"nothing was changed: `podctl pods show {name}` again")
@@ -247,7 +245,8 @@ async def _read_rows() -> "list[PodRow]":
 
     async def read(name: str) -> "GpuPodState | None":
         try:
-            return await client.pod(name)
+            state, _ = await client.look_at_pod(name)
+            return state
         except NotFound:
             return None
 

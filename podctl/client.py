@@ -11,7 +11,7 @@ ClientError
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -58,6 +58,9 @@ S = TypeVar("S", bound=EntityState)
 
 #: Seconds that a command waits for a worker to process it.
 ANSWER_TIMEOUT = 5.0
+#: Seconds that a worker which has just shown that it is there is given to tell a state. So short because a question
+#: must not wait for the worker that comes after it: ``PodctlClient.task`` says why.
+QUESTION_TIMEOUT = 1.0
 
 #: The server took the update and dropped it again: too much at once, or the workflow task that carried it was
 #: interrupted (by its own completion, say, when something else arrived in that moment).
@@ -141,20 +144,14 @@ class PodctlClient:
         workflow task brings. The SDK (1.35) lets that task go on from there, and so does other things than a replay
         will do: the task would be stuck at the next change of workers.
         """
-        from podctl.events import read_state
-
-        try:
-            state = await read_state(self.temporal, task_workflow_id(task_id))
-        except RPCError as error:
-            raise await self._not_found(error, f"task {task_id!r}", names.TASK_POD, TASK_WORKFLOW_PREFIX) from error
-        return _of_kind(state, TaskState)
+        return await self._read(task_workflow_id(task_id), TaskState)
 
     async def ask_task(self, task_id: str) -> TaskState:
         """Return a task's state as ``task`` does, but ask a worker that has just shown that it is there.
 
         For who follows a task: replaying a long history at each change would take longer.
         """
-        return await self._state(task_workflow_id(task_id), TaskState, f"task {task_id!r}")
+        return await self._ask(task_workflow_id(task_id), TaskState)
 
     async def tasks(
         self, *, phase: str | None = None, needs_approval: bool = False, running: bool = False, limit: int = 1_000
@@ -219,8 +216,20 @@ class PodctlClient:
         )
 
     async def pod(self, name: str) -> GpuPodState:
-        """Return a GPU pod's state. Raises ``NotFound``. Works without a worker, from the history."""
-        return await self._state(gpu_pod_workflow_id(name), GpuPodState, f"GPU pod {name!r}")
+        """Return a GPU pod's state, from the history as ``task`` does. Raises ``NotFound``. Needs no worker."""
+        return await self._read(gpu_pod_workflow_id(name), GpuPodState)
+
+    async def ask_pod(self, name: str) -> GpuPodState:
+        """Return a GPU pod's state as ``pod`` does, but ask a worker that has just shown that it is there."""
+        return await self._ask(gpu_pod_workflow_id(name), GpuPodState)
+
+    async def look_at_pod(self, name: str) -> tuple[GpuPodState, dict[str, Beat]]:
+        """Return a GPU pod's state, and what ``pod_beats`` returns. Raises ``NotFound``. Needs no worker.
+
+        For who looks at many: while a worker watches the machine, it is asked, which is quicker than a replay.
+        """
+        watching = await self._heartbeats(name, names.WATCH_POD)
+        return await (self.ask_pod(name) if watching else self.pod(name)), _beats(watching)
 
     async def pods(self, limit: int = 1_000) -> list[Summary]:
         """Return the GPU pods that the server lists. Needs no worker."""
@@ -237,12 +246,7 @@ class PodctlClient:
         Empty while no worker watches the machine. It stands in the heartbeats of the pod's watch, so that neither the
         machine nor a worker has to be asked. Raises ``NotFound``.
         """
-        beats = [
-            Beat.model_validate(beat)
-            for details in await self._heartbeats(name, names.WATCH_POD)
-            for beat in details.get("launches", ())
-        ]
-        return {beat.id: beat for beat in beats}
+        return _beats(await self._heartbeats(name, names.WATCH_POD))
 
     async def pod_stops(self, name: str) -> dict[str, StopStep]:
         """Return how far the stops are that are under way on a pod, by launch id. As ``pod_beats``."""
@@ -349,21 +353,27 @@ class PodctlClient:
         except WorkflowAlreadyStartedError as error:
             raise AlreadyExists(exists) from error
 
-    async def _state(self, workflow_id: str, kind: type[S], what: str) -> S:
-        handle = self.temporal.get_workflow_handle(workflow_id)
-        state: EntityState
+    async def _read(self, workflow_id: str, kind: type[S]) -> S:
+        from podctl.events import read_state
+
         try:
-            state = await handle.query(names.STATE, result_type=kind, rpc_timeout=timedelta(seconds=ANSWER_TIMEOUT / 2))
-        except WorkflowQueryFailedError:
-            state = (await self.log(workflow_id)).state
+            state = await read_state(self.temporal, workflow_id)
         except RPCError as error:
-            if error.status == RPCStatusCode.NOT_FOUND:
-                workflow = names.TASK_POD if kind is TaskState else names.GPU_POD
-                prefix = TASK_WORKFLOW_PREFIX if kind is TaskState else GPU_POD_WORKFLOW_PREFIX
-                raise await self._not_found(error, what, workflow, prefix) from error
+            raise await self._no_workflow(error, workflow_id) from error
+        if not isinstance(state, kind):
+            raise TypeError(f"{workflow_id} is a {type(state).__name__}")
+        return state
+
+    async def _ask(self, workflow_id: str, kind: type[S]) -> S:
+        handle = self.temporal.get_workflow_handle(workflow_id)
+        try:
+            state: S = await handle.query(
+                names.STATE, result_type=kind, rpc_timeout=timedelta(seconds=QUESTION_TIMEOUT)
+            )
+            return state
+        except (WorkflowQueryFailedError, RPCError):
             # No worker answers: what the history says is the same state.
-            state = (await self.log(workflow_id)).state
-        return _of_kind(state, kind)
+            return await self._read(workflow_id, kind)
 
     async def _execute(self, workflow_id: str, envelope: TaskEnvelope | GpuEnvelope, what: str) -> Outcome:
         handle: WorkflowHandle[Any, Any] = self.temporal.get_workflow_handle(workflow_id)
@@ -456,11 +466,10 @@ class PodctlClient:
         return NotFound(f"there is no {what}; there are: {there}" if known else f"there is no {what}, and none at all")
 
 
-def _of_kind(state: EntityState, kind: type[S]) -> S:
-    """Return ``state``, which the workflow's id promises to be of ``kind``."""
-    if not isinstance(state, kind):
-        raise TypeError(type(state).__name__)
-    return state
+def _beats(watching: Iterable[Mapping[str, Any]]) -> dict[str, Beat]:
+    """Return what the watches of a pod said last, by launch id."""
+    beats = [Beat.model_validate(beat) for details in watching for beat in details.get("launches", ())]
+    return {beat.id: beat for beat in beats}
 
 
 def _has_ended(error: RPCError) -> bool:

@@ -16,12 +16,12 @@ T = TypeVar("T")
 
 def follow_task(client: PodctlClient, task_id: str) -> AsyncGenerator[TaskState]:
     """Give a task's state now and after each change, until the task is over. Raises ``NotFound``."""
-    return _follow(client, task_workflow_id(task_id), lambda: client.ask_task(task_id))
+    return _follow(client, task_workflow_id(task_id), lambda: client.task(task_id), lambda: client.ask_task(task_id))
 
 
 def follow_pod(client: PodctlClient, name: str) -> AsyncGenerator[GpuPodState]:
     """Give a GPU pod's state now and after each change, until the pod is removed. Raises ``NotFound``."""
-    return _follow(client, gpu_pod_workflow_id(name), lambda: client.pod(name))
+    return _follow(client, gpu_pod_workflow_id(name), lambda: client.pod(name), lambda: client.ask_pod(name))
 
 
 async def and_every(seconds: float, states: AsyncGenerator[T]) -> AsyncGenerator[T]:
@@ -48,11 +48,13 @@ async def and_every(seconds: float, states: AsyncGenerator[T]) -> AsyncGenerator
         await states.aclose()
 
 
-async def _follow(client: PodctlClient, workflow_id: str, read: Callable[[], Awaitable[S]]) -> AsyncGenerator[S]:
-    """Read the state whenever a worker has done something, and give it if it is another one."""
+async def _follow(
+    client: PodctlClient, workflow_id: str, read: Callable[[], Awaitable[S]], ask: Callable[[], Awaitable[S]]
+) -> AsyncGenerator[S]:
+    """Read the state, ask for it whenever a worker has done something, and give it if it is another one."""
     state: S | None = None
     async for _ in client.changes(workflow_id):
-        newer = await read()
+        newer = await (read() if state is None else ask())
         if state is None or newer.sequence > state.sequence:
             state = newer
             yield state
