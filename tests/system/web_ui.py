@@ -12,10 +12,18 @@ from urllib.parse import quote
 
 import pytest
 from pydantic import JsonValue
-from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
+from selenium.common.exceptions import (
+    ElementClickInterceptedException,
+    ElementNotInteractableException,
+    NoSuchElementException,
+    StaleElementReferenceException,
+    TimeoutException,
+    WebDriverException,
+)
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.expected_conditions import invisibility_of_element
 from selenium.webdriver.support.wait import WebDriverWait
 
 from podctl.client import PodctlClient
@@ -26,10 +34,18 @@ from tests.workflow.support import Task
 from tools.system_programs import PROGRAMS
 
 #: Seconds until a page that does not show what it should is a failure.
-PATIENCE = 60.0
+PATIENCE = 180.0
 #: Seconds that one loaded page is looked at: some of what it shows it asks for once only, perhaps a moment too early.
+#: Each time twice as long, for a machine on which that moment takes longer.
 LOOK = 8.0
 #: The Web UI renders our Markdown in frames of its own origin.
+#: The page is drawn anew while it loads: what was found a moment ago may be gone, or moved under something else.
+DRAWN_ANEW: tuple[type[WebDriverException], ...] = (
+    StaleElementReferenceException,
+    ElementClickInterceptedException,
+    ElementNotInteractableException,
+)
+SIGNAL_FORM = "#signal-confirmation-modal"
 VISIBLE_TEXT = """
 const frames = Array.from(document.querySelectorAll("iframe"), frame => frame.contentDocument?.body?.innerText ?? "");
 return [document.body?.innerText ?? "", ...frames].join("\\n");
@@ -77,12 +93,13 @@ class Page:
             missing[:] = [text for text in texts if text not in shown]
             return not missing
 
-        deadline = time.monotonic() + PATIENCE
+        deadline, look = time.monotonic() + PATIENCE, LOOK
         while time.monotonic() < deadline:
             self._browser.get(address)
             try:
-                WebDriverWait(self._browser, LOOK, poll_frequency=0.1).until(all_there)
+                WebDriverWait(self._browser, look, poll_frequency=0.1).until(all_there)
             except TimeoutException:
+                look *= 2
                 continue
             return
         raise AssertionError(f"{address} does not show {missing}; it shows:\n{self._text()}")
@@ -93,9 +110,13 @@ class Page:
 
     async def follow(self, words: str, *texts: str) -> None:
         """Go where the link with these words leads, in the Markdown that is shown, and wait for every text there."""
-        address = await asyncio.to_thread(self._browser.execute_script, LINK, words)
-        assert address, f"there is no link {words!r}"
-        await self._shows(address, texts)
+        await self._shows(await asyncio.to_thread(self._link, words), texts)
+
+    def _link(self, words: str) -> str:
+        def address(browser: Chrome) -> str | Literal[False]:
+            return browser.execute_script(LINK, words) or False
+
+        return self._wait(PATIENCE).until(address, f"there is no link {words!r}; the page shows:\n{self._text()}")
 
     async def signal(self, task: Task, name: str, payload: Mapping[str, JsonValue]) -> None:
         """Send a signal as a person does: *More Actions*, *Send a Signal*, a name and JSON."""
@@ -103,36 +124,56 @@ class Page:
 
     def _signal(self, task: Task, name: str, payload: str) -> None:
         self._browser.get(f"{self._workflows}/{quote(task.workflow_id, safe='')}")
-        self._click("button", "More Actions")
-        self._click("[role=menuitem]", "Send a Signal")
-        self._click("[data-testid=signal-select-button]")
-        self._click("#signal-select-select [role=option]", "Custom")
-        dialog = self._one("#signal-confirmation-modal")
-        [field] = [field for field in dialog.find_elements(By.TAG_NAME, "input") if _is_text(field)]
-        field.send_keys(name)
-        editor = self._one("#signal-confirmation-modal [role=textbox]")
-        editor.click()
+        self._choose(("button", "More Actions"), ("[role=menuitem]", "Send a Signal"))
+        self._choose(("[data-testid=signal-select-button]", ""), ("#signal-select-select [role=option]", "Custom"))
+        self._wait(PATIENCE).until(self._only_text_field, "there is no field for the signal's name").send_keys(name)
+        self._click(f"{SIGNAL_FORM} [role=textbox]")
         # As one piece, as from the clipboard: the editor completes what is typed. Left, it breaks the text into lines,
         # and the dialog grows: a button that is being clicked then would get away.
         self._browser.execute_script("document.execCommand('insertText', false, arguments[0])", payload)
         self._browser.execute_script("document.activeElement.blur()")
-        WebDriverWait(self._browser, PATIENCE).until(lambda _: "\n" in editor.text)
-        self._click("#signal-confirmation-modal [data-testid=confirm-modal-button]")
-        WebDriverWait(self._browser, PATIENCE).until(lambda _: not dialog.is_displayed())
+        self._wait(PATIENCE).until(lambda _: "\n" in self._find(f"{SIGNAL_FORM} [role=textbox]").text)
+        form = self._find(SIGNAL_FORM)
+        self._click(f"{SIGNAL_FORM} [data-testid=confirm-modal-button]")
+        self._wait(PATIENCE).until(invisibility_of_element(form), "the signal is not sent")
 
-    def _click(self, selector: str, words: str = "") -> None:
-        self._one(selector, words).click()
+    def _choose(self, menu: tuple[str, str], item: tuple[str, str]) -> None:
+        """Open a menu and click one of its items; a page that is drawn anew has its menus closed."""
+        deadline, look = time.monotonic() + PATIENCE, LOOK
+        while True:
+            self._click(*menu)
+            try:
+                self._click(*item, patience=look)
+            except TimeoutException:
+                look *= 2
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                return
 
-    def _one(self, selector: str, words: str = "") -> WebElement:
-        """Wait for the element that is shown, can be used, and has these words."""
+    def _click(self, selector: str, words: str = "", patience: float = PATIENCE) -> None:
+        """Wait for the element that is shown, can be used, and has these words, and click it."""
 
-        def found(browser: Chrome) -> WebElement | Literal[False]:
-            elements = browser.find_elements(By.CSS_SELECTOR, selector)
-            return next((e for e in elements if e.is_displayed() and e.is_enabled() and words in e.text), False)
+        def clicked(_browser: Chrome) -> bool:
+            self._find(selector, words).click()
+            return True
 
-        # The page is drawn anew while it loads: what was found a moment ago may be gone.
-        waiting = WebDriverWait(self._browser, PATIENCE, ignored_exceptions=[StaleElementReferenceException])
-        return waiting.until(found, f"{selector} {words!r} is not there; the page shows:\n{self._text()}")
+        self._wait(patience).until(clicked, f"{selector} {words!r} is not there; the page shows:\n{self._text()}")
+
+    def _find(self, selector: str, words: str = "") -> WebElement:
+        """Return the element that is shown, can be used, and has these words now."""
+        elements = self._browser.find_elements(By.CSS_SELECTOR, selector)
+        for element in elements:
+            if element.is_displayed() and element.is_enabled() and words in element.text:
+                return element
+        raise NoSuchElementException(f"{selector} {words!r}")
+
+    def _only_text_field(self, browser: Chrome) -> WebElement | Literal[False]:
+        fields = [field for field in browser.find_elements(By.CSS_SELECTOR, f"{SIGNAL_FORM} input") if _is_text(field)]
+        return fields[0] if len(fields) == 1 else False
+
+    def _wait(self, patience: float) -> WebDriverWait[Chrome]:
+        return WebDriverWait(self._browser, patience, ignored_exceptions=DRAWN_ANEW)
 
 
 def _is_text(field: WebElement) -> bool:
