@@ -11,6 +11,7 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -182,6 +183,31 @@ class Site:
             )
 
         await eventually(taken, f"worker {worker.process.pid} takes up {activity} of {workflow_id}")
+
+    async def lose_connections(self) -> None:
+        """Cut every connection to the machine, and wait until its watch has heard from it again.
+
+        That the machine has been called anew is not enough: as long as it has said nothing the outage goes on.
+        """
+        known = {(one.pid, one.start_time) for one in await self.machine.processes()}
+        await self.machine.drop_connections()
+
+        async def called_anew() -> bool:
+            return bool({(one.pid, one.start_time) for one in await self.machine.processes()} - known)
+
+        await eventually(called_anew, f"{self.machine.name} is called again")
+        called_at = datetime.now(UTC)
+
+        async def heard() -> bool:
+            described = await self.temporal.get_workflow_handle(self.pod_workflow).describe()
+            for pending in described.raw_description.pending_activities:
+                if pending.activity_type.name == "watch_pod" and pending.heartbeat_details.payloads:
+                    [said] = await self.temporal.data_converter.decode(pending.heartbeat_details.payloads)
+                    if pending.last_heartbeat_time.ToDatetime(UTC) > called_at:
+                        return "launches" in said and "unreachable" not in said
+            return False
+
+        await eventually(heard, f"{self.machine.name} is watched again")
 
     # -- GPU pod -------------------------------------------------------------------------------------------------
 

@@ -137,13 +137,7 @@ async def flapping_connection(case: Case) -> None:
     """Every SSH connection is reset, three times."""
     before = await case.ready()
     for _ in range(3):
-        known = {(one.pid, one.start_time) for one in await case.machine.processes()}
-        await case.machine.drop_connections()
-
-        async def called_anew(known: set[tuple[int, int]] = known) -> bool:
-            return bool({(one.pid, one.start_time) for one in await case.machine.processes()} - known)
-
-        await eventually(called_anew, "the machine is watched again")
+        await case.site.lose_connections()
     await case.show()
     after = await case.site.server("coder", "ready")
     assert (after.pid, after.since) == (before.pid, before.since)

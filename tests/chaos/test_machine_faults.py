@@ -111,13 +111,7 @@ async def test_dropped_connections_are_no_event(client: Client, unique: Callable
         await healthy(made)
         before, history = await identities(made), await history_length(made)
         for _ in range(3):
-            known = await everything(made)
-            await machine.drop_connections()
-
-            async def called_anew(known: set[tuple[int, int]] = known) -> bool:
-                return bool(await everything(made) - known)
-
-            await eventually(called_anew, "the machine is watched again")
+            await made.lose_connections()
         assert await history_length(made) == history
         assert await identities(made) == before
         await made.stop_and_leave_nothing()
