@@ -20,6 +20,12 @@ def _workers_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "GRACEFUL_SHUTDOWN", timedelta(0))
 
 
+@pytest.fixture(autouse=True)
+def _workers_may_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A worker that other tests leave little time to is no worker that is missing.
+    monkeypatch.setattr("podctl.client.ANSWER_TIMEOUT", 20.0)
+
+
 @pytest.fixture
 async def pool() -> AsyncIterator[SshPool]:
     pool = SshPool()

@@ -83,7 +83,7 @@ def test_the_day_of_a_server(podctl: Podctl) -> None:
     assert {checks[name] for name in ("server", "search attributes", "worker", "data folder", "pods.json")} == {"ok"}
 
     os.kill(run.worker.process.pid, signal.SIGKILL)
-    assert run.worker.process.wait(10)
+    assert run.worker.process.wait(60)
     assert "gone" in podctl("status")
     assert f"process {run.worker.process.pid} has ended" in podctl("doctor", status=1)
     podctl("up", "--detach")

@@ -89,7 +89,7 @@ async def test_a_killed_server_comes_back_on_its_ports_with_what_it_had_and_the_
     async with running(paths) as first:
         await (await client_of(paths)).start_workflow("Nobody", id="kept", task_queue="nobody")
         os.kill(first.server.process.pid, signal.SIGKILL)
-        assert first.server.process.wait(10)
+        assert first.server.process.wait(60)
         with pytest.raises(NoServer, match="podctl up"):
             await client_of(paths)
 
@@ -105,7 +105,7 @@ async def test_a_killed_server_comes_back_on_its_ports_with_what_it_had_and_the_
 async def test_a_killed_worker_is_started_again_and_the_server_stays(paths: PodctlPaths) -> None:
     async with running(paths) as first:
         os.kill(first.worker.process.pid, signal.SIGKILL)
-        assert first.worker.process.wait(10)
+        assert first.worker.process.wait(60)
         assert not status(paths).worker_alive
         second = await up(paths, quiet)
         assert second.started == ("worker",)

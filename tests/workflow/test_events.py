@@ -98,7 +98,6 @@ async def test_a_finished_task_has_the_same_events_from_a_worker_and_without_one
 async def test_state_and_events_can_be_read_and_signals_sent_while_no_worker_runs(
     client: Client, pool: SshPool, task_queue: str, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("podctl.client.ANSWER_TIMEOUT", 0.5)
     podctl = PodctlClient(client, task_queue)
     task = await Tasks(podctl, unique).create(BY_SIGNAL)
     # Not even its first workflow task has been done: nothing has happened, but what it will begin with is known.
@@ -110,15 +109,17 @@ async def test_state_and_events_can_be_read_and_signals_sent_while_no_worker_run
     assert (await podctl.task(task.id)).phase == "planning"
     before = len((await podctl.log(task.workflow_id)).events)
     # Recorded one after the other; each takes effect as if a worker had been there.
-    assert await podctl.signal_task(task.id, "approve-plan", {"by": "ann"}) is None
-    assert (
-        await podctl.signal_task(
-            task.id, "workstream-result", {"by": "ann", "workstream": "first", "status": "completed"}
+    with monkeypatch.context() as hasty:
+        hasty.setattr("podctl.client.ANSWER_TIMEOUT", 0.5)
+        assert await podctl.signal_task(task.id, "approve-plan", {"by": "ann"}) is None
+        assert (
+            await podctl.signal_task(
+                task.id, "workstream-result", {"by": "ann", "workstream": "first", "status": "completed"}
+            )
+            is None
         )
-        is None
-    )
-    with pytest.raises(NoWorker):
-        await podctl.execute_task(task.id, PostMessage(content="by update"), by="ann")
+        with pytest.raises(NoWorker):
+            await podctl.execute_task(task.id, PostMessage(content="by update"), by="ann")
     assert len((await podctl.log(task.workflow_id)).events) == before
     async with worker.build_worker(client, pool, task_queue):
         state = await task.until(lambda s: s.phase == "workstream_execution", "the signals take effect")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from domain.task.commands import CancelTask
 from domain.task.models import TaskConfig
-from tests.workflow.support import Tasks
+from tests.workflow.support import PATIENCE, Tasks
 from tests.workflow.test_task_pod import BY_SIGNAL
 
 
@@ -55,5 +55,5 @@ async def test_what_is_decided_while_the_hook_runs_does_not_wait_for_it(tasks: T
     await task.work_begins()
     await task.podctl.execute_task(task.id, CancelTask(reason="enough"), by="ann")
     await task.reaches("cancelled")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         await task.handle.result()

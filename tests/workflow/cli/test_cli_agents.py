@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.workflow.cli.support import CommandLine
+from tests.workflow.support import eventually
 
 PLAN = """
 workstreams:
@@ -34,7 +35,11 @@ async def test_agents_outside_write_spec_plan_and_report(podctl: CommandLine, ta
     [(writer, record)] = (await agents(podctl, task)).items()
     assert (record["agent_type"], record["status"]) == ("spec_writer", "running")
     # What its inbox says to type is what is typed.
-    [item] = [row for row in await podctl.json("inbox", "--as", "ann") if row["task"] == task]
+
+    async def listed() -> list[dict[str, Any]]:
+        return [row for row in await podctl.json("inbox", "--as", "ann") if row["task"] == task]
+
+    [item] = await eventually(listed, "the server's list has it")
     assert item["command"] == f"podctl agents done {task} {writer} --file FILE"
     assert f"said to {writer}" in (await podctl("agents", "message", task, writer, "she wants it short")).output
     spec = tmp_path / "spec.md"

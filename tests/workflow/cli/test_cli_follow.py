@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from temporalio.client import Client
@@ -80,14 +81,24 @@ async def test_watch_shows_a_terminal_the_task_as_it_is(podctl: CommandLine, tas
 
 
 async def test_without_a_worker_what_people_say_is_recorded_and_processed_later(
-    podctl_without_worker: CommandLine, unique: Callable[[str], str], tmp_path: Path, client: Client, pool: SshPool
+    podctl_without_worker: CommandLine,
+    unique: Callable[[str], str],
+    tmp_path: Path,
+    client: Client,
+    pool: SshPool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     podctl = podctl_without_worker
+    monkeypatch.setattr("podctl.client.ANSWER_TIMEOUT", 0.5)
     name = unique("task")
     spec = tmp_path / "spec.md"
     spec.write_text("do it")
     await podctl("task", "create", "Later", "--id", name, "--spec", str(spec))
-    [row] = [row for row in await podctl.json("task", "list") if row["task"] == name]
+
+    async def listed() -> list[dict[str, Any]]:
+        return [row for row in await podctl.json("task", "list") if row["task"] == name]
+
+    [row] = await eventually(listed, "the server's list has it")
     assert (row["phase"], row["waits_for"]) == ("spec_clarification", ["a worker takes it up: podctl up"])
     said = await podctl("signal", "approve-spec", name)
     assert f"approving the spec of task {name} (Later): revision 1, digest " in said.output
@@ -113,7 +124,10 @@ async def test_names_are_completed_from_the_server_and_the_cache(
     await podctl("list")
     for name, value in podctl.environment.items():
         monkeypatch.setenv(name, value)
-    assert await asyncio.to_thread(complete_task, task[:8]) == [task]
+    with monkeypatch.context() as patient:
+        patient.setattr("cli.complete.PATIENCE", 60.0)
+        # Not fewer letters: others' tasks are on the server, too.
+        assert await asyncio.to_thread(complete_task, task[:12]) == [task]
     assert complete_pod("pod-") == [gpu_pod]
     assert complete_server("o") == ["one"]
     assert complete_server("x") == []

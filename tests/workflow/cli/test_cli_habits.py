@@ -102,6 +102,7 @@ async def test_tab_completes_models_servers_and_orphans(
 
     await eventually(is_listed, "the watch finds the orphan")
     # In this process: another one would have to load everything within the time that TAB has.
+    monkeypatch.setattr("cli.complete.PATIENCE", 60.0)
     for variable, value in podctl.environment.items():
         monkeypatch.setenv(variable, value)
     context = typer.Context(typer.main.get_command(app), info_name="podctl")

@@ -53,12 +53,20 @@ async def test_a_name_that_is_none_is_refused_with_words(
     assert await podctl.json("list") == []
 
 
+def replace(program: Path, text: str) -> None:
+    """Put another program in the place of one that may be running."""
+    new = program.with_name(f".{program.name}.new")
+    new.write_text(text)
+    new.chmod(0o700)
+    new.rename(program)
+
+
 async def test_a_model_and_arguments_arrive_as_they_were_typed(
     podctl: CommandLine, machine: SimulatedMachine, working: PodctlClient, gpu_pod: str, traps: tuple[str, ...]
 ) -> None:
     program = machine.folder / "bin" / "vllm"
     pretended = program.read_text()
-    program.write_text("#!/usr/bin/python3 -IS\nimport json, sys\nprint(json.dumps(sys.argv[2:]))\n")
+    replace(program, "#!/usr/bin/python3 -IS\nimport json, sys\nprint(json.dumps(sys.argv[2:]))\n")
     try:
         for number, trap in enumerate(trap for trap in traps if "\n" not in trap and len(trap) < 256):
             name = f"one{number}"
@@ -76,5 +84,5 @@ async def test_a_model_and_arguments_arrive_as_they_were_typed(
             begin = arguments.index("--served-model-name")
             assert arguments[begin : begin + len(traps) + 2] == ["--served-model-name", trap, *traps]
     finally:
-        program.write_text(pretended)
+        replace(program, pretended)
     assert not Path(traps[0].split()[-1].rstrip(")")).exists()

@@ -11,7 +11,10 @@ from tests.workflow.support import MODEL, eventually
 START = ("start", MODEL, "--name")
 
 
-async def test_a_model_server_is_started_listed_read_and_stopped(podctl: CommandLine, gpu_pod: str) -> None:
+async def test_a_model_server_is_started_listed_read_and_stopped(
+    podctl: CommandLine, machine: SimulatedMachine, gpu_pod: str
+) -> None:
+    await machine.settings(load_seconds=1)  # long enough to be told
     started = await podctl(*START, "one", "--context", "32k", "-o", "json")
     row = started.json
     assert (row["name"], row["pod"], row["state"], row["gpus"], row["kept"]) == ("one", gpu_pod, "ready", [0], True)
@@ -145,7 +148,7 @@ async def test_a_followed_log_goes_on_at_the_byte_where_the_connection_was_lost(
 async def test_ctrl_c_leaves_what_was_asked_for_and_says_how_to_look_again(
     podctl: CommandLine, machine: SimulatedMachine, gpu_pod: str
 ) -> None:
-    await machine.settings(load_seconds=2)
+    await machine.settings(load_seconds=4)
     async with podctl.started(*START, "one") as starting:
         await starting.error_line("one is")
         starting.interrupt()

@@ -56,7 +56,7 @@ async def test_a_shell_has_the_terminal_its_keys_and_its_size(podctl: CommandLin
         await terminal.shows("real")
         assert terminal.raw
         terminal.resize(123, 45)
-        terminal.type("sleep 0.2; stty size\n")
+        terminal.type("until [ \"$(stty size)\" = '45'' 123' ]; do sleep 0.05; done; stty size\n")
         await terminal.shows("45 123")
         terminal.type("echo to''cat; cat\n")
         await terminal.shows("tocat\r\n")
@@ -124,7 +124,7 @@ async def test_ctrl_c_is_sent_on_where_there_is_no_terminal(
 
 async def test_a_second_ctrl_c_leaves_the_command(podctl: CommandLine, gpu_pod: str) -> None:
     assert gpu_pod
-    async with podctl.started("ssh", "trap '' INT; echo ready; sleep 30") as program:
+    async with podctl.started("ssh", "trap '' INT; echo ready; sleep 1000") as program:
         await program.line("ready")
         program.interrupt()
         assert "a second one" in await program.error_line("Ctrl-C")

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,8 +53,11 @@ async def test_a_task_from_wish_to_completed(podctl: CommandLine, task: str) -> 
     assert shown["spec"]["approval"]["by"] == "ann"
     assert shown["spec"]["approval"]["revision_named"] is True
 
-    [waits] = [row for row in await podctl.json("inbox", "--all") if row["task"] == task]
-    assert waits["command"] == f"podctl signal approve-plan {task}"
+    async def plan_waits() -> bool:
+        rows = [row for row in await podctl.json("inbox", "--all") if row["task"] == task]
+        return [row["command"] for row in rows] == [f"podctl signal approve-plan {task}"]
+
+    await eventually(plan_waits, "the server's list says that the plan waits")
     report = await podctl.json("signal", "approve-plan", task, "--as", "bob", "--comment", "go")
     assert report == {
         "task": task,
@@ -68,8 +72,13 @@ async def test_a_task_from_wish_to_completed(podctl: CommandLine, task: str) -> 
     await podctl("signal", "message", task, "how is it going?", "--type", "question", "--workstream", "first")
     await podctl("signal", "workstream-result", task, "first", "--result", "done by hand", "--artifact", "out.txt")
     await podctl("signal", "workstream-result", task, "second")
-    [row] = [row for row in await podctl.json("task", "list") if row["task"] == task]
-    assert (row["title"], row["phase"], row["progress"]) == ("A title", "review", "2/2")
+
+    async def in_review() -> list[dict[str, Any]]:
+        rows = [row for row in await podctl.json("task", "list") if row["task"] == task]
+        return [row for row in rows if row["phase"] == "review"]
+
+    [row] = await eventually(in_review, "the server's list says that the review waits")
+    assert (row["title"], row["progress"]) == ("A title", "2/2")
     assert row["needs_approval"] is True
     await podctl("signal", "approve-review", task)
 
