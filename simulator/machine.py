@@ -182,10 +182,10 @@ class Machine:
                 session=stat.session,
                 start_time=stat.start_time,
                 name=stat.name,
-                arguments=tuple(process_table.arguments(stat.pid)),
+                arguments=tuple(arguments),
             ).model_dump()
             for stat in process_table.descendants(os.getpid())
-            if stat.alive
+            if stat.alive and (arguments := process_table.arguments(stat.pid))
         ]
 
     def _gpu(self, index: int) -> str:
