@@ -97,10 +97,21 @@ class Case:
             done = await self.command("list", "--pod", self.site.pod_name, "-o", "json")
             return done if containing in done.output else None
 
-        listed_at_last = await eventually(listed, f"{containing!r} is listed")
-        for row in listed_at_last.json:
+        self._keep_listed(await eventually(listed, f"{containing!r} is listed"))
+
+    async def show_restarting(self) -> None:
+        """Keep what `podctl list` says while the server waits to be launched again.
+
+        That is for five seconds: the other rows' commands have to wait meanwhile.
+        """
+        async with self.one_command:
+            await self.pod(lambda pod: pod.servers["coder"].state == "restarting", "it is to be launched again")
+            self._keep_listed(await self.podctl("list", "--pod", self.site.pod_name, "-o", "json"))
+
+    def _keep_listed(self, listed: Done) -> None:
+        for row in listed.json:
             self.keep(f"{row['name']} **{row['state'].replace('_', ' ')}**", row["detail"])
-        self.keep("", listed_at_last.errors)
+        self.keep("", listed.errors)
 
     async def show_pod(self, containing: str, pod: str | None = None) -> None:
         """Keep the lines of `podctl pods show` that contain a text."""

@@ -39,7 +39,7 @@ _REPOSITORY = Path(__file__).parents[2]
 
 #: Seconds until a condition that does not come is a failure. Far above what it takes, several tests at once included:
 #: a dead worker's activities are handed on after 12 s, its workflow tasks after 10 s.
-PATIENCE = 120.0
+PATIENCE = 300.0
 MODEL = "org/tiny"
 #: What a program begins with that writes one line for each of its starts, and goes on when it is let go.
 WAITING_PROGRAM = 'echo started >> "$HOME/starts"; while [ ! -e "$HOME/go" ]; do sleep 0.05; done'

@@ -228,8 +228,7 @@ async def port_race(case: Case) -> None:
     await hook.reached()
     with case.somebody_listens(8001):
         hook.release()
-        await case.pod(lambda pod: pod.servers["coder"].state == "restarting", "it is to be launched again")
-        await case.show()
+        await case.show_restarting()
         await case.site.server("coder", "ready")
         await case.show()
 
@@ -509,8 +508,7 @@ async def restarted(case: Case) -> None:
     """`podctl start --restart on-failure`; `kill -9` of the API server."""
     await case.ready("coder", "--restart", "on-failure")
     await case.kill("api_server")
-    await case.pod(lambda pod: pod.servers["coder"].state == "restarting", "it is to be launched again")
-    await case.show()
+    await case.show_restarting()
     again = await case.site.server("coder", "ready")
     assert again.counter == 2
 
