@@ -10,7 +10,7 @@ from pathlib import Path
 from domain.gpu.models import PodAddress
 from domain.gpu.ssh_target import parse_ssh
 from podctl.processes import free_ports
-from tests.system.sshd import sshd_program
+from tests.system.sshd import has_penalties, sshd_program
 from tests.workflow.support import eventually
 
 ADDRESS = "127.0.0.1"
@@ -98,7 +98,7 @@ class Door:
                     "UsePAM no",
                     "PasswordAuthentication no",
                     "KbdInteractiveAuthentication no",
-                    "PerSourcePenalties no" if await self._has_penalties() else "",
+                    "PerSourcePenalties no" if await has_penalties() else "",
                     "",
                 )
             )
@@ -122,14 +122,6 @@ class Door:
             await self._process.wait()
             self._process = None
 
-    @staticmethod
-    async def _has_penalties() -> bool:
-        """Whether this sshd punishes failed logins by silence, which would make one test spoil the next."""
-        process = await asyncio.create_subprocess_exec(
-            sshd_program(), "-T", "-o", "PerSourcePenalties=no", "-f", os.devnull, stdout=-3, stderr=-3
-        )
-        return await process.wait() == 0
-
 
 @contextlib.asynccontextmanager
 async def agent(folder: Path) -> AsyncIterator[dict[str, str]]:
@@ -137,11 +129,14 @@ async def agent(folder: Path) -> AsyncIterator[dict[str, str]]:
     socket = folder / "agent"
     process = await asyncio.create_subprocess_exec("ssh-agent", "-D", "-a", str(socket), stdout=-3)
 
-    async def there() -> bool:
-        return socket.exists()
+    async def answers() -> bool:
+        asked = await asyncio.create_subprocess_exec(
+            "ssh-add", "-l", env={**os.environ, "SSH_AUTH_SOCK": str(socket)}, stdout=-3, stderr=-3
+        )
+        return await asked.wait() == 1  # it holds no key yet; 2: it was not reached
 
     try:
-        await eventually(there, "the agent is there")
+        await eventually(answers, "the agent answers")
         yield {"SSH_AUTH_SOCK": str(socket)}
     finally:
         process.terminate()

@@ -43,6 +43,14 @@ def sshd_program() -> str:
     return str(Path(found).absolute())
 
 
+async def has_penalties() -> bool:
+    """Return whether this sshd punishes failed logins and lost sessions by silence: one test would spoil the next."""
+    process = await asyncio.create_subprocess_exec(
+        sshd_program(), "-T", "-o", "PerSourcePenalties=no", "-f", os.devnull, stdout=-3, stderr=-3
+    )
+    return await process.wait() == 0
+
+
 class OpenSshMachine(SimulatedMachine):
     """A simulated machine that is reached through sshd; what concerns connections is done to sshd's processes."""
 
@@ -79,6 +87,7 @@ UsePAM no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitUserRC no
+{"PerSourcePenalties no" if await has_penalties() else ""}
 SetEnv {given}
 """
         )
