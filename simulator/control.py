@@ -39,13 +39,15 @@ class ControlServer:
         self._path.unlink(missing_ok=True)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        request = json.loads(await reader.readline())
         try:
-            reply = {"result": await self._obey(request["order"], request["arguments"])}
-        except SimulationError as error:
-            reply = {"error": str(error)}
-        writer.write(json.dumps(reply).encode() + b"\n")
-        writer.close()
+            request = json.loads(await reader.readline())
+            try:
+                reply = {"result": await self._obey(request["order"], request["arguments"])}
+            except SimulationError as error:
+                reply = {"error": str(error)}
+            writer.write(json.dumps(reply).encode() + b"\n")
+        finally:
+            writer.close()  # whatever happened: whoever asked would wait for ever
 
 
 async def tell(folder: Path, order: str, **arguments: object) -> Any:  # noqa: ANN401 - JSON is anything

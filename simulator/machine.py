@@ -217,5 +217,6 @@ class Machine:
         if not chosen:
             raise SimulationError(f"no {role} of {server or 'any model server'} runs on {self._record.name}")
         for pid in chosen:
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has ended since, with another of them
+                os.kill(pid, number)
         return chosen

@@ -15,6 +15,7 @@ import pytest
 
 from simulator import process_table
 from simulator.api import MachineConfig, SimulatedMachine, SimulationError, simulate
+from simulator.control import tell
 from tests.activity.simulator_harness import PATIENCE, connected, eventually, shell
 
 # detaches itself twice over: no parent, session or output ties it to whoever started it
@@ -176,3 +177,9 @@ async def test_one_folder_is_simulated_once(tmp_path: Path) -> None:
 async def test_an_unknown_setting_is_refused_by_name(machine: SimulatedMachine) -> None:
     with pytest.raises(SimulationError, match="load_second"):
         await machine.settings(load_second=1)
+
+
+async def test_an_order_that_breaks_the_machine_is_answered(machine: SimulatedMachine) -> None:
+    with pytest.raises(SimulationError, match="before it answered 'leak'"):
+        await asyncio.wait_for(tell(machine.folder, "leak", gpu="first", mib=1), PATIENCE)
+    assert await machine.processes() == []

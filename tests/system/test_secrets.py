@@ -192,7 +192,7 @@ async def test_secrets_are_nowhere_but_where_they_are_needed(site: Site, paths: 
     async def again() -> bool:
         return (site.launch("one", 2) / "ready.json").exists()
 
-    await eventually(again, "it was launched again")
+    await eventually(again, "it was launched again", patience=300.0)
     second_key = (site.launch("one", 2) / "api_key").read_text()
     await site.ask_the_server(client)
     await site.podctl("stop", "one")
