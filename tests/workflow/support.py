@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from pydantic import JsonValue
@@ -11,6 +12,7 @@ from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import RawValue
+from temporalio.service import RPCError, RPCStatusCode
 
 from domain.entity import Event, Outcome
 from domain.gpu.catalog import builtin_catalog
@@ -23,6 +25,7 @@ from domain.task.models import TaskConfig, TaskInput, TaskState
 from domain.task.plan_file import read_plan
 from podctl.client import PodctlClient, new_command_id
 from simulator.api import SimulatedMachine
+from workflows import names
 
 T = TypeVar("T")
 
@@ -40,6 +43,20 @@ async def eventually(ask: Callable[[], Awaitable[T | None]], what: str, patience
             return answer
         await asyncio.sleep(0.05)
     raise AssertionError(f"it never came true: {what}")
+
+
+async def asked(handle: WorkflowHandle[Any, Any], query: str, *arguments: object) -> Any:  # noqa: ANN401 - any JSON
+    """Return a worker's answer; asks again where the server lost the question, as it now and then does."""
+
+    async def answer() -> tuple[Any] | None:
+        try:
+            return (await handle.query(query, args=arguments, rpc_timeout=timedelta(seconds=20)),)
+        except RPCError as error:
+            if error.status not in {RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED}:
+                raise
+            return None
+
+    return (await eventually(answer, f"{handle.id} answers {query}"))[0]
 
 
 class Task:
@@ -88,7 +105,7 @@ class Task:
 
     async def events(self) -> list[Event]:
         """Return the events of the current run, as a live worker's query gives them."""
-        return [Event.model_validate(event) for event in await self.handle.query("events", 0)]
+        return [Event.model_validate(event) for event in await asked(self.handle, names.EVENTS, 0)]
 
     async def event_types(self) -> list[str]:
         return [event.type for event in await self.events()]

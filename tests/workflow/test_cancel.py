@@ -17,7 +17,7 @@ from domain.task.models import AgentType, CommandExecutor, Phase, RunAction
 from domain.task.rules import PEOPLE, RULES
 from domain.task.signals import EXAMPLES, MODEL_SERVER
 from podctl.client import PodctlClient, Refused
-from tests.workflow.support import MODEL, SimulatedPod, Task, Tasks, eventually
+from tests.workflow.support import MODEL, SimulatedPod, Task, Tasks, asked, eventually
 from workflows import names
 
 
@@ -93,12 +93,12 @@ async def test_a_task_that_is_over_answers_and_refuses(podctl: PodctlClient, tas
     task = await tasks.create("workstreams: [{id: docs, title: Docs, executor: signal}]")
     await podctl.execute_task(task.id, CancelTask(reason="enough"), by="ann", command_id="the-end")
     await task.handle.result()
-    before = await task.handle.query(names.STATE)
+    before = await asked(task.handle, names.STATE)
     assert before["phase"] == "cancelled"
-    assert [event["type"] for event in await task.handle.query(names.EVENTS, 0)][-1] == "phase_changed"
-    assert (await task.handle.query(names.OUTCOME, "the-end"))["accepted"] is True
+    assert [event["type"] for event in await asked(task.handle, names.EVENTS, 0)][-1] == "phase_changed"
+    assert (await asked(task.handle, names.OUTCOME, "the-end"))["accepted"] is True
 
-    asked = 0
+    refusals = 0
     for kind in RULES:
         if not RULES[kind].senders & PEOPLE:
             continue
@@ -109,14 +109,14 @@ async def test_a_task_that_is_over_answers_and_refuses(podctl: PodctlClient, tas
         with pytest.raises(Refused, match="cancelled by ann \\(enough\\)") as refused:
             await podctl.execute_task(task.id, command, by="bob")
         assert refused.value.code == "already_terminal", name
-        asked += 1
-    assert asked > 40
+        refusals += 1
+    assert refusals > 40
     for signal in EXAMPLES:
         if signal != MODEL_SERVER:
             with pytest.raises(Refused) as refused:
                 await podctl.signal_task(task.id, signal, {"by": "bob"})
             assert refused.value.code == "already_terminal", signal
-    assert await task.handle.query(names.STATE) == before
+    assert await asked(task.handle, names.STATE) == before
 
 
 async def test_a_pending_move_is_dropped_by_a_cancellation(podctl: PodctlClient, tasks: Tasks) -> None:

@@ -35,7 +35,7 @@ from podctl.export import ReplayDiffers, export_task, replay_export
 from podctl.history import take_in
 from remote.ssh import SshPool
 from simulator.api import SimulatedMachine
-from tests.workflow.support import PATIENCE, Pod, Task, Tasks, eventually, register
+from tests.workflow.support import PATIENCE, Pod, Task, Tasks, asked, eventually, register
 from tests.workflow.test_task_pod import BY_SIGNAL, diamond
 from workflows import names
 from workflows.plugin import project_plugin
@@ -57,7 +57,7 @@ async def live_events(task: Task | Pod) -> list[Event]:
     events = []
     for run in started:
         handle = task.podctl.temporal.get_workflow_handle(task.workflow_id, run_id=run.run_id)
-        events += [Event.model_validate(event) for event in await handle.query("events", 0)]
+        events += [Event.model_validate(event) for event in await asked(handle, names.EVENTS, 0)]
     return events
 
 
@@ -428,7 +428,7 @@ async def test_the_query_gives_events_by_the_page(podctl: PodctlClient, tasks: T
         await task.handle.signal("message", {"by": "ann", "content": "x" * 10_000})
     pages: list[list[dict[str, Any]]] = []
     since = 0
-    while page := await task.handle.query(names.EVENTS, since):
+    while page := await asked(task.handle, names.EVENTS, since):
         pages.append(page)
         since = page[-1]["sequence"]
     assert max(len(json.dumps(page)) for page in pages) < 300_000

@@ -12,7 +12,7 @@ from domain.task.models import TaskInput, TrackerItem, TrackerPhase
 from domain.task.plan_file import read_plan
 from podctl.client import PodctlClient, Refused, new_command_id
 from tests.workflow.cli.support import CommandLine
-from tests.workflow.support import Task
+from tests.workflow.support import Task, asked
 from workflows import names
 
 PLAN = """
@@ -108,7 +108,7 @@ async def prepared(podctl: PodctlClient, name: str, where: str) -> Task:
 
 
 async def without_refusals(task: Task) -> dict[str, Any]:
-    state: dict[str, Any] = await task.handle.query(names.STATE)
+    state: dict[str, Any] = await asked(task.handle, names.STATE)
     return {field: value for field, value in state.items() if field not in {"refusals", "sequence"}}
 
 
