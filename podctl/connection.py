@@ -45,7 +45,7 @@ def target(paths: PodctlPaths) -> Target:
     `TEMPORAL_PROFILE` names. Raises BadInput for a configuration that cannot be read.
     """
     try:
-        profile = ClientConfigProfile.load()
+        profile = ClientConfigProfile.load(override_env_vars=dict(os.environ))
     except RuntimeError as error:
         raise BadInput(f"Temporal's client configuration cannot be used: {error}") from error
     settings = profile.to_client_connect_config()

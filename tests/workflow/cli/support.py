@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 from cli import output
 from cli.main import app
@@ -102,19 +103,18 @@ class CommandLine:
 
     def _run(self, arguments: tuple[str, ...]) -> Done:
         out, errors = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
-        before = dict(os.environ)
         argv, sys.argv = sys.argv, ["podctl", *arguments]
-        os.environ.update(self.environment)
+        # The process's own environment stays as it is: C libraries look into it, in threads of the worker that runs
+        # here too, and crash when it is changed under them.
+        environment = mock.patch.object(os, "environ", {**os.environ, **self.environment})
         try:
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+            with environment, contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
                 try:
                     status = output.run(app)
                 except SystemExit as ended:
                     status = int(ended.code or 0)
         finally:
             sys.argv = argv
-            os.environ.clear()
-            os.environ.update(before)
         return Done(status, *(text.buffer.getvalue().decode() for text in (out, errors)))
 
 
