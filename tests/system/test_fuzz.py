@@ -3,12 +3,9 @@ when it is refused, each refusal can be read."""
 
 import re
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 
 import pytest
-from temporalio.client import WorkflowUpdateFailedError
-from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from domain.entity import REFUSAL_MESSAGE_LIMIT
@@ -16,13 +13,9 @@ from domain.task.models import GateMode, Gates, TaskConfig
 from domain.task.rejections import REJECTIONS
 from podctl.client import PodctlClient
 from tests.system.fuzz import Fuzz
-from tests.workflow.support import Task, Tasks, eventually, failed_workflow_tasks, history_types
+from tests.workflow.support import Task, Tasks, asked, failed_workflow_tasks, history_types, refusal
 from workflows import names
 
-#: The server takes an update and drops it again when the workflow task that carries it is interrupted.
-DROPPED = frozenset({RPCStatusCode.ABORTED, RPCStatusCode.FAILED_PRECONDITION, RPCStatusCode.RESOURCE_EXHAUSTED})
-#: After this it is lost: the server loses a query now and then that comes just as the workflow closes.
-QUERY_TIMEOUT = timedelta(seconds=10)
 #: Ten thousand messages, one after the other within each stream; every second begins with the work under way.
 STREAMS = 10
 MESSAGES = 1_000
@@ -89,42 +82,21 @@ class Stream:
         await self._podctl.log(task.workflow_id)  # a worker that knows nothing of it comes to the same
 
     async def _state(self, task: Task) -> dict[str, Any]:
-        async def answer() -> dict[str, Any] | None:
-            try:
-                state: dict[str, Any] = await task.handle.query(names.STATE, rpc_timeout=QUERY_TIMEOUT)
-            except RPCError as error:
-                if error.status not in {RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED}:
-                    raise
-                return None
-            return state
-
-        return await eventually(answer, f"{task.id} tells its state")
+        state: dict[str, Any] = await asked(task.handle, names.STATE)
+        return state
 
     async def _update(self, task: Task, before: dict[str, Any]) -> dict[str, Any]:
-        arguments = self._fuzz.update_arguments()
-        refused: BaseException | None = None
-
-        async def answered() -> bool:
-            nonlocal refused
-            refused = None
-            try:
-                await task.handle.execute_update(names.EXECUTE, args=arguments)
-                self._tally.accepted += 1
-            except WorkflowUpdateFailedError as error:
-                refused = error.cause
-            except RPCError as error:
-                if error.status in DROPPED:
-                    return False
-                if not _ended_or_never_was(error):
-                    raise
-            return not (isinstance(refused, ApplicationError) and refused.type == names.UNPROCESSED_UPDATE)
-
-        await eventually(answered, f"{task.id} answers to {arguments}")
-        if refused is not None:
-            assert isinstance(refused, ApplicationError), refused
-            self._tally.count_refusal(str(refused.type), refused.message)
+        try:
+            refused = await refusal(task.handle, names.EXECUTE, *self._fuzz.update_arguments())
+        except RPCError as error:
+            if not _ended_or_never_was(error):
+                raise
+            return await self._state(task)
         after = await self._state(task)
-        if refused is not None:
+        if refused is None:
+            self._tally.accepted += 1
+        else:
+            self._tally.count_refusal(str(refused.type), refused.message)
             await self._unchanged(task, before, after)
         return after
 

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 from pydantic import JsonValue
 from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import Client, WorkflowHandle, WorkflowUpdateFailedError
 from temporalio.common import RawValue
+from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from domain.entity import Event, Outcome
@@ -57,6 +58,29 @@ async def asked(handle: WorkflowHandle[Any, Any], query: str, *arguments: object
             return None
 
     return (await eventually(answer, f"{handle.id} answers {query}"))[0]
+
+
+#: The server took an update and dropped it again: too much at once, or what carried it was interrupted.
+_DROPPED = frozenset({RPCStatusCode.ABORTED, RPCStatusCode.FAILED_PRECONDITION, RPCStatusCode.RESOURCE_EXHAUSTED})
+
+
+async def refusal(handle: WorkflowHandle[Any, Any], update: str, *arguments: object) -> ApplicationError | None:
+    """Send an update, again where the server dropped it; return what it was refused with, None if it was accepted."""
+
+    async def answer() -> tuple[ApplicationError | None] | None:
+        try:
+            await handle.execute_update(update, args=arguments)
+        except WorkflowUpdateFailedError as error:
+            if not isinstance(error.cause, ApplicationError):
+                raise
+            return None if error.cause.type == names.UNPROCESSED_UPDATE else (error.cause,)
+        except RPCError as error:
+            if error.status not in _DROPPED:
+                raise
+            return None
+        return (None,)
+
+    return (await eventually(answer, f"{handle.id} answers to {update}"))[0]
 
 
 class Task:
