@@ -34,12 +34,12 @@ async def _memory(site: Site) -> list[Figure]:
 
     async def task(number: int) -> None:
         task_id = f"idle-{number}"
-        await podctl.create_task(_task(task_id))
+        await podctl.create_task(_task(task_id, by="ida"))
         await podctl.ask_task(task_id)
 
     async def workflow(number: int) -> None:
         workflow_id = f"idle-bare-{number}"
-        await start_bare(site.bare, workflow_id, {"create": _task(workflow_id).model_dump(mode="json")}, bare)
+        await start_bare(site.bare, workflow_id, {"create": _task(workflow_id, by="ida").model_dump(mode="json")}, bare)
         await site.bare.get_workflow_handle(workflow_id).query("outcome", "")
 
     ours = await _grown(site, ["-m", "worker", "--task-queue", tasks], task)
@@ -82,7 +82,7 @@ def _end(worker: ProcessIdentity) -> None:
 async def _inbox(site: Site) -> list[Figure]:
     async def task(number: int) -> None:
         task_id = f"waiting-{number}"
-        await site.podctl.create_task(_task(task_id))
+        await site.podctl.create_task(_task(task_id, by="inge"))
         await site.podctl.temporal.get_workflow_handle(task_workflow_id(task_id)).query("outcome", "")
 
     await _for_each(range(_TASKS), task)
@@ -99,8 +99,8 @@ async def _inbox(site: Site) -> list[Figure]:
     ]
 
 
-def _task(task_id: str) -> TaskInput:
-    return TaskInput(task_id=task_id, title="A leaflet", by="inge", command_id=new_command_id(), spec="Write it.")
+def _task(task_id: str, by: str) -> TaskInput:
+    return TaskInput(task_id=task_id, title="A leaflet", by=by, command_id=new_command_id(), spec="Write it.")
 
 
 def _address(site: Site) -> str:
