@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from domain.ids import gpu_pod_workflow_id, task_workflow_id
 from podctl.client import PodctlClient
-from simulator.api import Process, SimulatedMachine
+from simulator.api import SimulatedMachine
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,6 @@ class Proof:
         return all(line.holds for line in self.lines)
 
 
-def _looks_on(process: Process) -> bool:
-    # One that becomes another program just now has no arguments.
-    return any("podlet_" in last for last in process.arguments[-1:])
-
-
 async def gather_proof(
     client: PodctlClient, machine: SimulatedMachine, pod: str, task: str, *, workers: tuple[int, ...]
 ) -> Proof:
@@ -42,7 +37,7 @@ async def gather_proof(
     started = Counter((machine.folder / "home" / ".podctl" / "work" / task / "started.log").read_text().split())
     leaflet = machine.folder / "home" / ".podctl" / "work" / task / "leaflet.txt"
     # The worker's own watch looks on over SSH for as long as the worker lives; it belongs to no launch.
-    processes = [process for process in await machine.processes() if not _looks_on(process)]
+    processes = [process for process in await machine.processes() if "podlet_" not in process.arguments[-1]]
     memory = sum((await machine.gpu_memory()).values())
     task_events = Counter(event.type for event in (await client.log(task_workflow_id(task))).events)
     pod_events = Counter(event.type for event in (await client.log(gpu_pod_workflow_id(pod))).events)

@@ -479,7 +479,7 @@ def _has_ended(error: RPCError) -> bool:
     )
 
 
-def _is_dropped(error: RPCError | WorkflowUpdateFailedError) -> bool:
+def is_dropped(error: RPCError | WorkflowUpdateFailedError) -> bool:
     """Return whether the server let an update go before the workflow had answered it."""
     if isinstance(error, RPCError):
         return error.status in _DROPPED
@@ -499,7 +499,7 @@ async def _send_until_taken(handle: WorkflowHandle[Any, Any], envelope: TaskEnve
             )
             return outcome
         except (RPCError, WorkflowUpdateFailedError) as error:
-            if not _is_dropped(error):
+            if not is_dropped(error):
                 raise
             if pause is None:
                 raise NoWorker(

@@ -24,7 +24,7 @@ from domain.gpu.ssh_target import parse_ssh
 from domain.ids import gpu_pod_workflow_id, task_workflow_id
 from domain.task.models import TaskConfig, TaskInput, TaskState
 from domain.task.plan_file import read_plan
-from podctl.client import PodctlClient, new_command_id
+from podctl.client import PodctlClient, is_dropped, new_command_id
 from simulator.api import SimulatedMachine
 from workflows import names
 
@@ -60,24 +60,18 @@ async def asked(handle: WorkflowHandle[Any, Any], query: str, *arguments: object
     return (await eventually(answer, f"{handle.id} answers {query}"))[0]
 
 
-#: The server took an update and dropped it again: too much at once, or what carried it was interrupted.
-_DROPPED = frozenset({RPCStatusCode.ABORTED, RPCStatusCode.FAILED_PRECONDITION, RPCStatusCode.RESOURCE_EXHAUSTED})
-
-
 async def refusal(handle: WorkflowHandle[Any, Any], update: str, *arguments: object) -> ApplicationError | None:
     """Send an update, again where the server dropped it; return what it was refused with, None if it was accepted."""
 
     async def answer() -> tuple[ApplicationError | None] | None:
         try:
             await handle.execute_update(update, args=arguments)
-        except WorkflowUpdateFailedError as error:
-            if not isinstance(error.cause, ApplicationError):
+        except (RPCError, WorkflowUpdateFailedError) as error:
+            if is_dropped(error):
+                return None
+            if isinstance(error, RPCError) or not isinstance(error.cause, ApplicationError):
                 raise
-            return None if error.cause.type == names.UNPROCESSED_UPDATE else (error.cause,)
-        except RPCError as error:
-            if error.status not in _DROPPED:
-                raise
-            return None
+            return (error.cause,)
         return (None,)
 
     return (await eventually(answer, f"{handle.id} answers to {update}"))[0]
