@@ -417,6 +417,7 @@ def download_uv(folder: str) -> None:
     if not index.startswith(("https://", "http://")):
         raise Problem("no_uv", f"{redact(index)} is no web address", "install uv on the machine, then repeat the setup")
     try:
+        # The index has just been seen to be a web address; what it names is used only if its digest fits.
         question = urllib.request.Request(index, headers={"Accept": "application/vnd.pypi.simple.v1+json"})  # noqa: S310
         with urllib.request.urlopen(question, timeout=QUESTION_ANSWERED_WITHIN) as answer:  # noqa: S310
             files = listed_files(answer.read().decode(errors="replace"))
